@@ -1,0 +1,1 @@
+"""Measures a session: latency and accuracy, with the facts about the machine it ran on."""

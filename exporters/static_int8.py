@@ -1,0 +1,87 @@
+"""ONNX Runtime's own static quantization: the baseline that a competent engineer writes first.
+
+Float ONNX -> ``quant_pre_process`` (shapes inferred, BatchNorm and constants folded) ->
+``quantize_static`` with Q/DQ pairs, uint8 activations and int8 weights per output channel.
+https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from deploy.errors import ConfigError, DataError, MissingDependency
+from exporters import onnx_file
+
+Method = Literal["minmax", "entropy", "percentile"]
+_METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+
+
+def static_int8(
+    float_onnx: Path,
+    calibration_batches: Iterable[np.ndarray],
+    out: Path,
+    *,
+    method: Method = "minmax",
+) -> Path:
+    """Quantize the one-input model ``float_onnx`` to ``out`` with ranges seen on the batches.
+
+    Batches are float32 ``[B, ...]``, pre-processed as the model wants them.  ``out`` appears whole
+    or not at all.
+
+    Raises:
+        ConfigError: The method is unknown.
+        DataError: There are no calibration batches.
+        StorageError: There is no such model, or the file is not a whole one.
+        MissingDependency: onnxruntime or onnx is not installed.
+    """
+    if method not in _METHODS:
+        raise ConfigError(f"calibration method: unknown {method!r}; choose from {sorted(_METHODS)}")
+    source = onnx_file.load(float_onnx).graph.input[0].name
+    try:
+        from onnxruntime import quantization as ort
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError as error:
+        raise MissingDependency(
+            f"static quantization needs {error.name}, which is not installed; "
+            "install it with: pip install onnx onnxruntime"
+        ) from error
+
+    feeds = (
+        {source: np.ascontiguousarray(batch, dtype=np.float32)} for batch in calibration_batches
+    )
+    first = next(feeds, None)
+    if first is None:
+        raise DataError("calibration: there are no batches; give at least one")
+
+    class Reader(ort.CalibrationDataReader):
+        """The first batch, which was looked at above, then the others."""
+
+        def __init__(self) -> None:
+            self._feeds = itertools.chain([first], feeds)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self._feeds, None)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        prepared, quantized = Path(scratch, "prepared.onnx"), Path(scratch, "quantized.onnx")
+        # Symbolic shape inference wants sympy and knows nothing about CNNs that ONNX's lacks.
+        quant_pre_process(str(float_onnx), str(prepared), skip_symbolic_shape=True)
+        ort.quantize_static(
+            str(prepared),
+            str(quantized),
+            Reader(),
+            quant_format=ort.QuantFormat.QDQ,
+            activation_type=ort.QuantType.QUInt8,
+            weight_type=ort.QuantType.QInt8,
+            per_channel=True,
+            calibrate_method=getattr(ort.CalibrationMethod, _METHODS[method]),
+        )
+        quantized.replace(out)
+    return out

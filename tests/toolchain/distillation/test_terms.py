@@ -1,0 +1,201 @@
+"""The distillation objective: the weighted sum, who moves, and what travels in checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deploy.errors import ConfigError
+from toolchain.distillation.config import Distil, DistilLoss
+from toolchain.distillation.controllers import FixedStrength
+from toolchain.distillation.losses import LOSSES, LossEntry, at, kl
+from toolchain.distillation.teachers import FrozenTeacher
+from toolchain.distillation.terms import DistillationObjective, Term, recovery_objective
+from toolchain.objective import Batch
+from toolchain.precision import choose_precision
+
+FLOAT = choose_precision("float32", "cpu")
+
+
+def network(channels: int, classes: int = 5) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, channels, 3, padding=1),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(channels, classes),
+    )
+
+
+def batch(b: int = 6) -> Batch:
+    return Batch(torch.randn(b, 3, 6, 6), torch.arange(b) % 5)
+
+
+def teacher(channels: int = 7, classes: int = 5) -> FrozenTeacher:
+    return FrozenTeacher(network(channels, classes), FLOAT)
+
+
+def test_the_default_is_one_minus_lambda_ce_plus_lambda_kl_at_four() -> None:
+    student, master, x = network(4).eval(), teacher(), batch()
+    objective = recovery_objective(student, master, Distil(), x.images_BCHW)
+    objective.begin_step(0, 10)
+    loss, terms = objective.loss(x)
+    z_s, z_t = student(x.images_BCHW), master.network(x.images_BCHW)
+    expected = 0.1 * F.cross_entropy(z_s, x.labels_B) + 0.9 * kl(z_s, z_t, 4.0)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert terms["strength.kl"] == 0.9
+    assert terms["kl"].item() == pytest.approx(kl(z_s, z_t, 4.0).item(), rel=1e-5)
+
+
+def test_without_a_teacher_it_is_plain_training() -> None:
+    student, x = network(4).eval(), batch()
+    objective = recovery_objective(student, None, Distil(), x.images_BCHW, label_smoothing=0.1)
+    objective.begin_step(0, 10)
+    loss, _ = objective.loss(x)
+    expected = F.cross_entropy(student(x.images_BCHW), x.labels_B, label_smoothing=0.1)
+    assert loss.item() == pytest.approx(expected.item())
+
+
+def test_terms_at_features_with_an_adapter_that_trains_and_does_not_ship() -> None:
+    student, master, x = network(4), teacher(), batch()
+    keys = list(student.state_dict())
+    config = Distil(
+        losses=(
+            DistilLoss(loss="feature_mse", spot="1", strength=2.0),
+            DistilLoss(loss="at", spot="2", student_spot="1", strength=3.0),
+        ),
+        task_strength=1.0,
+    )
+    objective = recovery_objective(student, master, config, x.images_BCHW)
+    objective.begin_step(0, 10)
+    loss, terms = objective.loss(x)
+    loss.backward(inputs=list(objective.updates[0].parameters))
+    parts = 1.0 * terms["task"] + 2.0 * terms["feature_mse@1"] + 3.0 * terms["at@2"]
+    assert loss.item() == pytest.approx(parts.item(), rel=1e-5)
+    own = {id(p) for p in student.parameters()}
+    extra = [p for p in objective.updates[0].parameters if id(p) not in own]
+    assert [tuple(p.shape) for p in extra] == [(7, 4, 1, 1)]
+    assert all(p.grad is not None for p in objective.updates[0].parameters)
+    assert all(p.grad is None for p in master.network.parameters())
+    assert list(student.state_dict()) == keys
+
+
+def test_attention_is_compared_without_an_adapter() -> None:
+    student, master, x = network(4).eval(), teacher(), batch()
+    config = Distil(losses=(DistilLoss(loss="at", spot="0"),), task_strength=0.0)
+    objective = recovery_objective(student, master, config, x.images_BCHW)
+    objective.begin_step(0, 1)
+    loss, _ = objective.loss(x)
+    expected = at(student[0](x.images_BCHW), master.network[0](x.images_BCHW))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+class Counting:
+    """A teacher that counts its passes and returns constant logits."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def observe(self, images_BCHW: Tensor, spots: Any) -> dict[str, Tensor]:
+        self.passes += 1
+        return {spot: torch.zeros(len(images_BCHW), 5) for spot in spots}
+
+
+class Recorded:
+    """A controller that says when a term sleeps, and keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, Any]] = []
+
+    def strengths(self, step: int, total_steps: int, stats: Any) -> Mapping[str, float]:
+        self.told.append(dict(stats))
+        return {"task": 1.0, "a": float(step % 2), "b": 0.5 * (step % 2)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"n": len(self.told)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.told = [{}] * state["n"]
+
+
+def test_a_teacher_runs_once_for_all_its_terms_and_not_at_all_at_strength_zero() -> None:
+    master, controller = Counting(), Recorded()
+    terms = [Term("a", kl, master), Term("b", kl, master)]
+    objective = DistillationObjective(network(4), terms, controller)
+    x = batch()
+    objective.begin_step(0, 2)
+    objective.loss(x)
+    assert master.passes == 0
+    objective.begin_step(1, 2)
+    objective.loss(x)
+    assert master.passes == 1
+    assert set(controller.told[1]) == {"task"}
+
+
+def test_state_holds_adapters_controller_and_what_it_was_told() -> None:
+    x, master = batch(), teacher()
+    config = Distil(losses=(DistilLoss(loss="feature_mse", spot="1"),))
+
+    def make() -> tuple[DistillationObjective, Recorded]:
+        controller = Recorded()
+        controller.strengths = lambda *a: {"task": 1.0, "feature_mse@1": 1.0}  # type: ignore[method-assign]
+        options: dict[str, Any] = {"controller": controller}
+        return recovery_objective(network(4), master, config, x.images_BCHW, **options), controller
+
+    first, told = make()
+    told.told = [{}, {}]
+    first.begin_step(0, 2)
+    first.loss(x)
+    second, controller = make()
+    second.load_state_dict(first.state_dict())
+    adapters = [p for o in (first, second) for p in o.state_dict()["adapters"].values()]
+    assert torch.equal(*adapters)
+    assert len(controller.told) == 2
+    assert second.state_dict()["last"] == first.state_dict()["last"]
+
+
+def test_a_loss_that_looks_at_labels_gets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
+        return labels_B.float().mean() + 0.0 * student_BC.sum()
+
+    entry = LossEntry("wrong", wrong, "shape", "test")
+    monkeypatch.setitem(LOSSES._entries, "wrong", entry)
+    x = batch()
+    config = Distil(losses=(DistilLoss(loss="wrong"),), task_strength=0.0)
+    objective = recovery_objective(network(4), teacher(), config, x.images_BCHW)
+    objective.begin_step(0, 1)
+    assert objective.loss(x)[0].item() == pytest.approx(float(x.labels_B.float().mean()))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"losses": [{"loss": "klx"}]}, "did you mean 'kl'"),
+        ({"losses": [{"loss": "kl", "spot": "nowhere"}]}, "unknown 'nowhere'"),
+        ({"losses": [{"loss": "feature_mse", "spot": "2", "student_spot": "3"}]}, r"\(4, 1, 1\)"),
+        ({"losses": [{"loss": "kl"}, {"loss": "kl"}]}, "rename"),
+        ({"losses": [{"loss": "at", "temperature": 2.0}]}, "unknown 'temperature'"),
+        ({"controller": "deen"}, "choose from"),
+        ({"controller": "ramp", "controller_options": {"begin": 1}}, "begin"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_one_line(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        recovery_objective(network(4), teacher(), Distil(**config), torch.randn(1, 3, 6, 6))
+    assert "\n" not in str(error.value)
+
+
+def test_class_counts_that_differ_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"\(5,\).*\(9,\)"):
+        recovery_objective(network(4), teacher(7, 9), Distil(), torch.randn(1, 3, 6, 6))
+
+
+def test_terms_may_not_be_called_task() -> None:
+    with pytest.raises(ConfigError, match="rename"):
+        DistillationObjective(network(4), [Term("task", kl, Counting())], FixedStrength({}))

@@ -1,0 +1,427 @@
+"""A student on its way through the chain: network, structure and data, and what each stage does to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, fx, nn
+
+from deploy.errors import ConfigError, DataError, StructureError, VerificationError
+from toolchain import checkpoint
+from toolchain.checkpoint import Spec
+from toolchain.data.batches import evaluation_batches
+from toolchain.data.loading import load_data
+from toolchain.data.samples import Data
+from toolchain.distillation.config import Distil
+from toolchain.distillation.spots import LOGITS
+from toolchain.distillation.teachers import FrozenTeacher
+from toolchain.distillation.terms import build_terms, recovery_objective
+from toolchain.evaluation import evaluate
+from toolchain.graph import trace
+from toolchain.models.source import build_model
+from toolchain.models.weights import load_weights
+from toolchain.objective import Batch, Objective
+from toolchain.pqk import ChannelPruner, PruningObjective, TwoNetworks, WeightPruner
+from toolchain.precision import Precision, choose_precision
+from toolchain.quantization import kernels
+from toolchain.quantization.attach import Quantization, attach_quantizers, calibrate
+from toolchain.quantization.attached import attach_teacher_norms, attach_views, bare_names
+from toolchain.stages import CUT
+from toolchain.structure.cost import network_macs, network_parameters
+from toolchain.structure.decision import Decision, decide
+from toolchain.structure.importance import importance, taylor_gradients
+from toolchain.structure.masks import HeldStill, bake, hidden_share, kept_channels
+from toolchain.structure.plan import ChannelPlan
+from toolchain.structure.slim import compose, plan_of, slice_state
+from toolchain.training import fit
+
+if TYPE_CHECKING:
+    from toolchain.run import Artifact, RunContext
+    from toolchain.stages import PqkDistil, PqkPrune, Quantizing
+    from toolchain.training_config import Training
+
+# Compiled quantizer kernels cost tens of seconds once; below this many images eager ones are done first.
+WORTH_COMPILING_IMAGES = 300_000
+
+
+@cache
+def _load_data(config_json: str) -> Data:
+    from pydantic import TypeAdapter
+
+    from toolchain.recipe import DataConfig
+
+    config: DataConfig = TypeAdapter(DataConfig).validate_json(config_json)
+    return load_data(config)
+
+
+def data_of(ctx: RunContext) -> Data:
+    """The recipe's data, read once in a process."""
+    return _load_data(ctx.recipe.data.model_dump_json())
+
+
+def import_teacher(out: Path, ctx: RunContext) -> dict[str, float]:
+    """Build, load, trace, check and measure the recipe's model; write it to ``out``.
+
+    Raises:
+        DataError: Its logits do not match the data's classes, or it does not take the data's images.
+    """
+    data, model = data_of(ctx), ctx.recipe.model
+    if data.skipped:
+        ctx.say(f"data: {len(data.skipped)} corrupt samples skipped, first {data.skipped[0]}")
+    plain = build_model(model, Path())
+    if model.checkpoint is not None:
+        load_weights(plain, model.checkpoint)
+    network = trace(plain).eval()
+    with torch.no_grad():
+        try:
+            logits_BC = network(torch.zeros(2, *data.input_shape))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"model: does not take images of shape {data.input_shape} ({reason}); accepted is what "
+                "the data holds; change model.args or data.image_size"
+            ) from error
+    if logits_BC.dim() != 2 or logits_BC.shape[1] != len(data.classes):
+        raise DataError(
+            f"model: gives an output of shape {tuple(logits_BC.shape)} for 2 images and the data has "
+            f"{len(data.classes)} classes; accepted is [batch, {len(data.classes)}]; "
+            "change model.args or the data"
+        )
+    file = None
+    if model.file is not None:
+        path, _, builder = model.file.rpartition(":")
+        file = f"{Path(path).resolve()}:{builder}"
+    spec = Spec(model.builtin, file, dict(model.args), data.input_shape, data.classes)
+    student = Student(network, spec, ctx)
+    ctx.say(str(student.precision))
+    return student.save(out)
+
+
+class Student:
+    """The network that a stage works on.
+
+    Attributes:
+        network: Traced; views and quantizers attached as ``spec`` says.
+        spec: Its structure.
+        plan: What the masks hide, as a plan relative to the network as it is; None without masks.
+    """
+
+    def __init__(
+        self,
+        network: fx.GraphModule,
+        spec: Spec,
+        ctx: RunContext,
+        teacher: Path | None = None,
+        plan: ChannelPlan | None = None,
+    ) -> None:
+        self.network, self.spec, self.plan = network, spec, plan
+        self._ctx, self._teacher = ctx, teacher
+        self._data = data_of(ctx)
+        self._decision: Decision | None = None
+        self.precision: Precision = choose_precision(ctx.recipe.precision)
+
+    @classmethod
+    def load(cls, source: Artifact, ctx: RunContext) -> Student:
+        """The student that an artifact holds."""
+        network, spec = checkpoint.load(source.root)
+        cut = source.root / CUT
+        plan = ChannelPlan.from_json(json.loads(cut.read_text())) if cut.exists() else None
+        return cls(network, spec, ctx, source.find("teacher").root, plan)
+
+    def save(self, out: Path) -> dict[str, float]:
+        """Write the student and return its numbers: validation top-1, size, sparsity."""
+        self.network.cpu().eval()
+        checkpoint.save(self.network, self.spec, out)
+        if self.plan is not None:
+            (out / CUT).write_text(json.dumps(self.plan.to_json()))
+        found = evaluate(self.network, self._data.validation, self._data.preprocess, self.precision)
+        plain = checkpoint.build(self.spec.plain())
+        numbers = {
+            "validation_top1": found.top1,
+            "validation_loss": found.loss,
+            "parameters": network_parameters(plain),
+            "macs": network_macs(plain, self.spec.input_shape),
+        }
+        if self.spec.masked:
+            numbers["sparsity"] = hidden_share(self.network)
+        self._ctx.say(
+            ", ".join(
+                f"{name.replace('_', ' ')} {value:,.4g}" if value < 1e4 else f"{name} {value:,.0f}"
+                for name, value in numbers.items()
+            )
+        )
+        return numbers
+
+    # quantization
+
+    def quantize(self, config: Quantizing) -> None:
+        """Attach quantizers and calibrate them on training images (not augmented)."""
+        quantization = Quantization(
+            config.bits,
+            config.edge_bits,
+            config.activation_bits,
+            config.quantizer,
+            tuple(config.keep_float),
+        )
+        attach_quantizers(self.network, quantization)
+        self.spec = replace(self.spec, quantization=quantization)
+        self.network.cpu()
+        calibrate(
+            self.network, self._calibration_images(config.calibration_images), config.calibration
+        )
+
+    def _calibration_images(self, count: int) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(self._ctx.seed)
+        order_N = torch.randperm(len(self._data.train), generator=generator)[:count]
+        part = self._data.train.part(order_N)
+        for images_BCHW, _ in evaluation_batches(part, self._data.preprocess, 128):
+            yield images_BCHW
+
+    # structure
+
+    def pruner(self, granularity: str, sparsity: float | None) -> ChannelPruner | WeightPruner:
+        """What moves the masks, attached to this student."""
+        if granularity == "channels":
+            return self.channel_pruner(sparsity)
+        if sparsity is None:
+            raise StructureError(
+                "pqk-prune: granularity 'weights' without a sparsity; accepted is a fraction in [0, 1); "
+                "set sparsity"
+            )
+        attach_views(self.network, elements=True)
+        self.spec = replace(self.spec, masked=True, elements=True)
+        self.plan = ChannelPlan()
+        return WeightPruner(self.network, sparsity)
+
+    def channel_pruner(self, sparsity: float | None) -> ChannelPruner:
+        """Decide what goes, by the recipe's structure and goals, and attach masks for it."""
+        if self.spec.masked:
+            raise StructureError(
+                "prune: the network is masked already; accepted is one without masks; "
+                "put a slim stage between two prunings"
+            )
+        plain = self._plain()
+        decision = decide(
+            plain,
+            self.spec.input_shape,
+            self._ctx.recipe,
+            sparsity=sparsity,
+            batches=self._task_batches,
+            cache=self._ctx.out,
+            say=self._ctx.say,
+        )
+        attach_views(self.network)
+        self.spec = replace(self.spec, masked=True)
+        kind = self._ctx.recipe.structure.importance
+        gradients = taylor_gradients(plain, self._task_batches()) if kind == "taylor" else None
+        removed = decision.allocation.removed
+        pruner = ChannelPruner(
+            self.network,
+            decision.groups,
+            decision.allocation.widths,
+            removed,
+            lambda group: importance(group, self.network, kind, gradients),
+        )
+        self._decision = decision
+        return pruner
+
+    def prune(self, sparsity: float | None) -> None:
+        """Set the final masks at once."""
+        self.channel_pruner(sparsity).apply(1.0)
+        assert self._decision is not None
+        self._settle(self._decision)
+
+    def _plain(self) -> fx.GraphModule:
+        """The student's weights in a network with nothing attached, for analysis."""
+        plain = checkpoint.build(self.spec.plain())
+        state = bare_names(self.network.state_dict())
+        plain.load_state_dict({key: state[key] for key in plain.state_dict()})
+        return plain.eval()
+
+    def _task_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some training batches, not augmented, for gradients and contributions."""
+        generator = torch.Generator().manual_seed(self._ctx.seed)
+        order_N = torch.randperm(len(self._data.train), generator=generator)[:1024]
+        yield from evaluation_batches(self._data.train.part(order_N), self._data.preprocess, 128)
+
+    def _settle(self, decision: Decision) -> None:
+        """Write down what the masks hide now, so that it can be cut without any analysis."""
+        removed = {branch.add: branch.kept for branch in decision.allocation.removed}
+        gone = {name for branch in decision.allocation.removed for name in branch.modules}
+        groups = [
+            group
+            for group in decision.groups
+            if not all(part.module in gone for part in group.slices if part.axis == "out")
+        ]
+        kept = kept_channels(self.network, groups)
+        self.plan = plan_of(self._plain(), groups, kept, removed)
+
+    def slim(self) -> float:
+        """Cut what is masked; returns the largest difference of logits from the masked network.
+
+        Raises:
+            VerificationError: The slim network does not compute what the masked one did.
+        """
+        if not self.spec.masked or self.plan is None:
+            raise StructureError(
+                "slim: nothing is masked; accepted is a network that a prune stage has masked; "
+                "add prune or pqk-prune before slim"
+            )
+        bake(self.network)
+        spec = replace(
+            self.spec,
+            plan=compose(self.spec.plan, self.plan),
+            masked=False,
+            elements=False,
+            teacher_norms=False,
+        )
+        slim = checkpoint.build(spec)
+        state = slice_state(self.network, self.network.state_dict(), self.plan)
+        if spec.quantization is None:
+            state = bare_names(state)
+        wanted = slim.state_dict()
+        slim.load_state_dict({key: state.get(key, wanted[key]) for key in wanted})
+        missing = [key for key in wanted if key not in state]
+        if missing:
+            raise VerificationError(
+                f"slim: no tensors for {missing}; this is a bug, please report it"
+            )
+        images_BCHW = next(self._calibration_images(64)).double()
+        with torch.no_grad():
+            masked, cut = self.network.double().eval(), slim.double().eval()
+            difference = float((masked(images_BCHW) - cut(images_BCHW)).abs().max())
+        if not difference <= 1e-6:
+            raise VerificationError(
+                f"slim: logits differ by {difference:.3g} from the masked network in float64; accepted "
+                "is 1e-6; name the groups that compress-deploy plan marks under structure.ignore"
+            )
+        self.network, self.spec, self.plan = slim.float(), spec, None
+        return difference
+
+    # training
+
+    def teacher(self) -> FrozenTeacher:
+        """The pretrained network."""
+        assert self._teacher is not None
+        return FrozenTeacher(checkpoint.load(self._teacher)[0], self.precision)
+
+    def _scales(self) -> list[nn.Parameter]:
+        return [
+            parameter
+            for name, parameter in self.network.named_parameters()
+            if name.rsplit(".", 1)[-1] in ("scale", "scale_O")
+        ]
+
+    def recovery(
+        self, distil: Distil | None, config: Training, *, regrow: bool = False
+    ) -> Objective:
+        """Labels, and the pretrained teacher's terms; masked weights stay where they are."""
+        self.precision.place(self.network)
+        held = HeldStill(self.network)
+        guard = None if regrow or not self.spec.masked else lambda: held.only("important")
+        images_BCHW, _ = next(evaluation_batches(self._data.validation, self._data.preprocess, 2))
+        return recovery_objective(
+            self.network,
+            self.teacher() if distil else None,
+            distil or Distil(),
+            self.precision.images(images_BCHW),
+            label_smoothing=config.label_smoothing,
+            scales=self._scales(),
+            guard=guard,
+            status=self._status,
+        )
+
+    def _status(self) -> dict[str, float]:
+        bits = self.spec.quantization.bits if self.spec.quantization else 32
+        return {"bits": float(bits)}
+
+    def pruning_objective(
+        self, config: PqkPrune, pruner: ChannelPruner | WeightPruner
+    ) -> Objective:
+        """Phase 1: labels (and the pretrained teacher) under masks that follow the ramp."""
+        base = self.recovery(config.distil, config, regrow=config.regrow)
+        return PruningObjective(
+            self.network,
+            base,
+            pruner,
+            bits=config.bits,
+            ramp=(config.ramp_start, config.ramp_end),
+            every=config.mask_every_steps,
+        )
+
+    def two_networks(self, config: PqkDistil) -> Objective:
+        """Phase 2; the teacher's batch norms are attached here.
+
+        Raises:
+            StructureError: Nothing is masked, so there is nothing to make a teacher of.
+        """
+        if not self.spec.masked:
+            raise StructureError(
+                "pqk-distil: nothing is masked, so no weights are left for a teacher; accepted is a "
+                "network from prune or pqk-prune; put pqk-distil behind one of them, before slim"
+            )
+        attach_teacher_norms(self.network)
+        self.spec = replace(self.spec, teacher_norms=True)
+        self.precision.place(self.network)
+        extra = None if config.pretrained is None else self._logit_terms(config.pretrained)
+        return TwoNetworks(
+            self.network,
+            strength=config.strength,
+            temperature=config.temperature,
+            mutual=config.mutual,
+            teacher_updates=config.teacher_updates,
+            quantize_teacher=config.quantize_teacher,
+            label_smoothing=config.label_smoothing,
+            extra=extra,
+        )
+
+    def _logit_terms(self, distil: Distil) -> Callable[[Batch, Tensor], Tensor]:
+        """The pretrained teacher's terms on logits, as one function of a batch and student logits."""
+        teacher = self.teacher()
+        inner = [loss.spot for loss in distil.losses if loss.spot != LOGITS]
+        if inner:
+            raise ConfigError(
+                f"pqk-distil.pretrained: spot {inner[0]!r}; accepted here is 'logits'; "
+                "put feature terms into a recover stage"
+            )
+        images_BCHW, _ = next(evaluation_batches(self._data.validation, self._data.preprocess, 2))
+        terms = build_terms(self.network, teacher, distil, self.precision.images(images_BCHW))
+
+        def value(batch: Batch, z_s_BC: Tensor) -> Tensor:
+            z_t_BC = teacher.observe(batch.images_BCHW)[LOGITS]
+            values = [
+                loss.strength * term.value(z_s_BC, z_t_BC, batch.labels_B)
+                for term, loss in zip(terms, distil.losses, strict=True)
+            ]
+            return torch.stack(values).sum()
+
+        return value
+
+    def train(self, objective: Objective, config: Training, out: Path) -> None:
+        """Run the training loop on this student and write its log to ``out``."""
+        images = config.epochs * len(self._data.train)
+        if self.spec.quantization is not None and self.precision.name == "bf16":
+            compiled = kernels.use_compiled(images >= WORTH_COMPILING_IMAGES)
+            if images >= WORTH_COMPILING_IMAGES and not compiled:
+                self._ctx.say("quantizer kernels: eager, because no C++ compiler was found")
+        fit(
+            self.network,
+            objective,
+            self._data,
+            config,
+            self._ctx,
+            seed=self._ctx.seed,
+            precision=self.precision,
+            out=out,
+        )
+        self.network.cpu()
+        if isinstance(objective, PruningObjective):
+            objective.finish()
+            if self._decision is not None:
+                self._settle(self._decision)

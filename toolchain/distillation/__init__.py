@@ -1,0 +1,1 @@
+"""Distillation: losses (what), spots (where), teachers (whose), controllers (how much)."""

@@ -1,0 +1,47 @@
+"""What is distilled, as the recipe says it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class DistilLoss(BaseModel):
+    """One distillation term.
+
+    Attributes:
+        loss: Name of a registered loss, e.g. ``kl``.
+        spot: Where the teacher is looked at: ``logits``, ``penultimate``, or a module path.
+        student_spot: Where the student is; default the same as ``spot``.
+        strength: Weight of the term, which a controller may change over time.
+        temperature: Softening of the logits; None leaves the loss's default.
+        options: Further keyword arguments of the loss.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    loss: str
+    spot: str = "logits"
+    student_spot: str | None = None
+    strength: float = Field(default=1.0, ge=0)
+    temperature: float | None = Field(default=None, gt=0)
+    options: dict[str, Any] = {}
+
+
+class Distil(BaseModel):
+    """Terms, and who sets their strengths.
+
+    Attributes:
+        losses: The terms.
+        task_strength: Weight of the cross-entropy with the labels.
+        controller: Name of a registered controller of strengths.
+        controller_options: Its keyword arguments.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    losses: tuple[DistilLoss, ...] = (DistilLoss(loss="kl", strength=0.9, temperature=4.0),)
+    task_strength: float = Field(default=0.1, ge=0)
+    controller: str = "fixed"
+    controller_options: dict[str, Any] = {}

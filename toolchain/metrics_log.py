@@ -1,0 +1,82 @@
+"""The log of a training run: JSON lines, and TensorBoard events where asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from deploy.errors import MissingDependency
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class MetricsLog:
+    """Appends records to a file; a resumed run first forgets what it will do again.
+
+    Each line has ``kind`` (``step`` or ``epoch``), ``step`` (steps done), and numbers.
+
+    Args:
+        path: The JSON lines file, or None to keep nothing.
+        step: Steps already done; records of later steps are dropped from the file.
+        tensorboard: Folder for TensorBoard events, or None.
+
+    Raises:
+        MissingDependency: TensorBoard is asked for and not installed.
+    """
+
+    def __init__(
+        self, path: Path | None, *, step: int = 0, tensorboard: Path | None = None
+    ) -> None:
+        self._writer = None if tensorboard is None else _tensorboard(tensorboard, step)
+        self._file = None
+        if path is not None:
+            kept = _records_until(path, step) if step and path.exists() else []
+            path.write_text("".join(kept), encoding="utf-8")
+            self._file = path.open("a", encoding="utf-8")
+
+    def write(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
+        """Append one record; a number that is not finite becomes null."""
+        if self._file is not None:
+            finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+            self._file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
+            self._file.flush()
+        if self._writer is not None:
+            for name, value in numbers.items():
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _records_until(path: Path, step: int) -> list[str]:
+    """Lines of whole records up to ``step``; a kill can leave half a last line."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    return [line for line in whole if json.loads(line)["step"] <= step]
+
+
+def _tensorboard(folder: Path, step: int) -> SummaryWriter:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingDependency(
+            "training.tensorboard: the package tensorboard is not installed; "
+            "install compress-deploy[tensorboard], or set tensorboard to false"
+        ) from error
+    return SummaryWriter(str(folder), purge_step=step or None)

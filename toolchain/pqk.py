@@ -1,0 +1,276 @@
+"""PQK: prune and quantize a network, then let what was pruned teach what is left.
+
+    phase 1   student  f(x; Q(M . W))           L = CE(z_s, y)
+              sparsity along  s_t = s_f + (s_i - s_f)(1 - (t - t_0) / n)^3    (Zhu and Gupta 2017, eq. 1)
+    phase 2   teacher  f(x; Q(M . W) + (1 - M) . W)
+              L_T = CE(z_t, y) + m . KL_T(sg z_s || z_t)            moves (1 - M) . W
+              L_S = (1 - l) . CE(z_s, y) + l . KL_T(sg z_t || z_s)  moves M . W
+
+Kim, Chang, Kwak 2021, "PQK: Model Compression via Pruning, Quantization, and Knowledge Distillation",
+Interspeech, https://arxiv.org/abs/2106.14681.
+
+From the paper's abstract: the two phases, the teacher made of the pruned network and its unused weights,
+one set of tensors for both. **Reconstruction**, because the paper's body was not at hand and no code is
+public: the importance criterion, the ramp, freezing weights at the moment they are masked, which weights
+each loss moves, separate batch norms, the order of the two updates, the mutual term, and every default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from toolchain.distillation.losses import kl
+from toolchain.objective import Batch, Objective, Update, trainable
+from toolchain.quantization.attached import weight_view
+from toolchain.quantization.views import View, use_view
+from toolchain.structure.masks import HeldStill, hidden_share, mask_channels, mask_weights
+from toolchain.structure.plan import Branch, Group
+
+Scores = Callable[[Group], Tensor]
+
+
+def cubic_ramp(step: int, start: int, end: int, initial: float, final: float) -> float:
+    """Sparsity at ``step``: ``initial`` until ``start``, ``final`` from ``end`` on (Zhu and Gupta 2017).
+
+    >>> cubic_ramp(0, 0, 10, 0.0, 0.8), cubic_ramp(10, 0, 10, 0.0, 0.8)
+    (0.0, 0.8)
+    """
+    if step >= end:
+        return final
+    if step <= start:
+        return initial
+    return final + (initial - final) * (1 - (step - start) / (end - start)) ** 3
+
+
+class ChannelPruner:
+    """Moves the masks of channel groups from whole to the final widths.
+
+    Args:
+        network: Views attached.
+        groups: All groups of the network.
+        kept: Final number of channels of each group that is cut.
+        removed: Branches that are gone at the end; their inner groups shrink along with the rest.
+        scores: Importance [channels] of a group's channels as the latent weights are now.
+    """
+
+    def __init__(
+        self,
+        network: fx.GraphModule,
+        groups: Sequence[Group],
+        kept: Mapping[str, int],
+        removed: Sequence[Branch],
+        scores: Scores,
+    ) -> None:
+        self._network, self._groups, self._removed, self._scores = network, groups, removed, scores
+        self._kept = dict(kept)
+        gone = {name for branch in removed for name in branch.modules}
+        self._inside = {
+            group.name
+            for group in groups
+            if all(part.module in gone for part in group.slices if part.axis == "out")
+        }
+
+    def channels(self, done: float) -> dict[str, tuple[int, ...]]:
+        """The channels each group keeps when this share of the way, in [0, 1], has been gone."""
+        kept: dict[str, tuple[int, ...]] = {}
+        for group in self._groups:
+            final = 0 if group.name in self._inside else self._kept.get(group.name, group.channels)
+            count = group.channels - round(done * (group.channels - final))
+            if count < group.channels:
+                with use_view(self._network, View.LATENT):
+                    best = self._scores(group).topk(count).indices
+                kept[group.name] = tuple(sorted(best.tolist()))
+        return kept
+
+    def apply(self, done: float) -> None:
+        """Set the masks for this share of the way."""
+        removed = self._removed if done >= 1 else ()
+        mask_channels(self._network, self._groups, self.channels(done), removed)
+
+
+class WeightPruner:
+    """Moves the masks of single weights from whole to the final sparsity."""
+
+    def __init__(self, network: nn.Module, sparsity: float) -> None:
+        self._network, self._sparsity = network, sparsity
+
+    def apply(self, done: float) -> None:
+        """Set the masks for this share of the way, in [0, 1]."""
+        with use_view(self._network, View.LATENT):
+            mask_weights(self._network, done * self._sparsity)
+
+
+class PruningObjective:
+    """Phase 1: another objective, minimized while the masks follow the ramp.
+
+    Args:
+        network: What is pruned.
+        base: Its loss, e.g. cross-entropy; its updates are guarded by ``guard`` of this module.
+        pruner: Sets the masks.
+        ramp: Shares of the phase, in [0, 1], at which the ramp starts and ends; the rest is recovery
+            with fixed masks.
+        every: Steps between two settings of the masks.
+        bits: Shown beside the sparsity.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        base: Objective,
+        pruner: ChannelPruner | WeightPruner,
+        *,
+        ramp: tuple[float, float] = (0.0, 0.5),
+        every: int = 50,
+        bits: int = 8,
+    ) -> None:
+        self._network, self._base, self._pruner = network, base, pruner
+        self._ramp, self._every, self._bits = ramp, every, bits
+        self._done = -1.0
+        self._sparsity = 0.0
+        self.updates = base.updates
+
+    def begin_step(self, step: int, total_steps: int) -> None:
+        """Set the masks when their time has come."""
+        self._base.begin_step(step, total_steps)
+        start, end = (round(share * total_steps) for share in self._ramp)
+        done = cubic_ramp(step, start, end, 0.0, 1.0)
+        if done != self._done and (step % self._every == 0 or done == 1.0):
+            self.set_masks(done)
+
+    def finish(self) -> None:
+        """Set the final masks if the ramp reached the end of the phase."""
+        if self._done < 1:
+            self.set_masks(1.0)
+
+    def set_masks(self, done: float) -> None:
+        """Go this share of the way, in [0, 1]."""
+        self._pruner.apply(done)
+        self._done, self._sparsity = done, hidden_share(self._network)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"base": self._base.state_dict(), "done": self._done, "sparsity": self._sparsity}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._base.load_state_dict(state["base"])
+        self._done, self._sparsity = state["done"], state["sparsity"]
+
+    def status(self) -> dict[str, float]:
+        return {**self._base.status(), "sparsity": self._sparsity, "bits": float(self._bits)}
+
+
+class TwoNetworks:
+    """Phase 2: the in-network teacher learns the labels, and the student learns from both.
+
+    Args:
+        network: Masked, quantized, with the teacher's batch norms attached.
+        strength: l, of the distillation term, in [0, 1].
+        temperature: T of both KL terms.
+        mutual: m, of the term that draws the teacher to the student; 0 switches it off.
+        teacher_updates: ``unimportant`` lets the teacher move only the weights the student has not;
+            ``all`` makes a two-width slimmable network of the pair.
+        quantize_teacher: Whether the teacher's extra weights are quantized too.
+        extra: Further terms for the student, e.g. from the pretrained teacher: batch and student logits
+            [B, C] to a scalar.
+    """
+
+    def __init__(
+        self,
+        network: fx.GraphModule,
+        *,
+        strength: float = 0.5,
+        temperature: float = 4.0,
+        mutual: float = 0.0,
+        teacher_updates: Literal["unimportant", "all"] = "unimportant",
+        quantize_teacher: bool = False,
+        label_smoothing: float = 0.0,
+        extra: Callable[[Batch, Tensor], Tensor] | None = None,
+    ) -> None:
+        self._network, self._strength, self._temperature = network, strength, temperature
+        self._mutual, self._smoothing, self._extra = mutual, label_smoothing, extra
+        self._teacher_logits_BC: Tensor | None = None
+        for module in network.modules():
+            view = weight_view(module)
+            if view is not None:
+                view.quantize_teacher = quantize_teacher
+                view.route_teacher = teacher_updates == "unimportant"
+        self._held = HeldStill(network)
+        of_teacher = {id(p) for name, p in network.named_parameters() if ".teacher." in name}
+        latent = [
+            p
+            for name, p in network.named_parameters()
+            if name.endswith("weight.original") or name.endswith("bias.original")
+        ]
+        norms = {
+            id(p)
+            for module in network.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            for p in module.parameters()
+        }
+        student = [p for p in trainable(network) if id(p) not in of_teacher]
+        teacher = [p for p in trainable(network) if id(p) in of_teacher]
+        teacher += [p for p in latent if id(p) not in norms]
+        scales = [p for name, p in network.named_parameters() if "scale" in name.rsplit(".", 1)[-1]]
+        routed = teacher_updates == "unimportant"
+        self.updates = (
+            Update(
+                "teacher", teacher, self._teacher_loss, guard=self._unimportant if routed else None
+            ),
+            Update("student", student, self._student_loss, scales=scales, guard=self._important),
+        )
+
+    def _important(self) -> AbstractContextManager[None]:
+        return self._held.only("important")
+
+    def _unimportant(self) -> AbstractContextManager[None]:
+        return self._held.only("unimportant")
+
+    def _teacher_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
+        with use_view(self._network, View.TEACHER):
+            z_t_BC = self._network(batch.images_BCHW).float()
+        self._teacher_logits_BC = z_t_BC.detach()
+        loss = F.cross_entropy(z_t_BC, batch.labels_B, label_smoothing=self._smoothing)
+        terms: dict[str, float | Tensor] = {"task": loss}
+        if self._mutual:
+            z_s_BC = self._student_logits_untouched(batch)
+            terms["mutual"] = kl(z_t_BC, z_s_BC, temperature=self._temperature)
+            loss = loss + self._mutual * terms["mutual"]
+        return loss, terms
+
+    def _student_logits_untouched(self, batch: Batch) -> Tensor:
+        """The student's logits without a gradient and without a trace in any buffer."""
+        with torch.no_grad():
+            before = [(buffer, buffer.clone()) for buffer in self._network.buffers()]
+            logits_BC: Tensor = self._network(batch.images_BCHW).float()
+            for buffer, was in before:
+                buffer.copy_(was)
+        return logits_BC
+
+    def _student_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
+        z_s_BC = self._network(batch.images_BCHW).float()
+        assert self._teacher_logits_BC is not None, "the teacher's update runs first"
+        task = F.cross_entropy(z_s_BC, batch.labels_B, label_smoothing=self._smoothing)
+        drawn = kl(z_s_BC, self._teacher_logits_BC, temperature=self._temperature)
+        loss = (1 - self._strength) * task + self._strength * drawn
+        terms: dict[str, float | Tensor] = {"task": task, "in_network_kl": drawn}
+        if self._extra is not None:
+            terms["pretrained"] = self._extra(batch, z_s_BC)
+            loss = loss + terms["pretrained"]
+        return loss, terms
+
+    def begin_step(self, step: int, total_steps: int) -> None:
+        """Masks and strengths are fixed in this phase."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Everything is in the network."""
+
+    def status(self) -> dict[str, float]:
+        return {"sparsity": hidden_share(self._network)}

@@ -1,0 +1,267 @@
+"""The stages of the chain: each is its settings, and one method that reads an artifact and writes one.
+
+    teacher -> pqk-prune -> pqk-distil -> slim -> recover -> export -> report
+
+Importing this module needs neither torch nor numpy: what a stage works with is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from toolchain.distillation.config import Distil
+from toolchain.recipe_model import Frozen
+from toolchain.training_config import Training
+
+if TYPE_CHECKING:
+    from toolchain.progress import Progress
+    from toolchain.recipe import Recipe
+    from toolchain.run import Artifact, RunContext
+
+CUT = "cut.json"
+
+
+class StageModel(Frozen):
+    """What every stage has: its name, the recipe's sections it reads, its version."""
+
+    uses: ClassVar[tuple[str, ...]] = ("data", "precision")
+    version: ClassVar[int] = 1
+
+    if TYPE_CHECKING:
+
+        @property
+        def stage(self) -> str: ...
+
+    def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
+        """Read ``source``, write files into the empty folder ``out``, return metrics."""
+        raise TypeError(f"{type(self).__name__} is no stage of a chain")
+
+
+class Quantizing(Frozen):
+    """How weights and activations are quantized."""
+
+    bits: int = Field(8, ge=2, le=8, description="of weights")
+    edge_bits: int = Field(8, ge=2, le=8, description="of the first and last layer's weights")
+    activation_bits: Literal[8] = 8
+    quantizer: Literal["lsq", "minmax"] = "lsq"
+    keep_float: list[str] = Field([], description="layers left in float, by path or glob")
+    calibration_images: int = Field(512, ge=1)
+    calibration: Literal["mse", "max"] = "mse"
+
+
+class Teacher(StageModel):
+    """Import the pretrained network, check it against the data, and measure it."""
+
+    uses: ClassVar[tuple[str, ...]] = ("model", "data", "precision")
+    stage: Literal["teacher"] = "teacher"
+
+    def fingerprint(self, ctx: RunContext) -> str:
+        """Content of the checkpoint, the user's source file and the data."""
+        from toolchain.chain import data_of
+
+        digest = hashlib.sha256(data_of(ctx).fingerprint.encode())
+        model = ctx.recipe.model
+        files = [model.checkpoint, Path(model.file.rpartition(":")[0]) if model.file else None]
+        for path in files:
+            if path is not None and Path(path).is_file():
+                digest.update(Path(path).read_bytes())
+        return digest.hexdigest()
+
+    def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
+        from toolchain.chain import import_teacher
+
+        return import_teacher(out, ctx)
+
+
+class Quantize(StageModel, Quantizing):
+    """Attach quantizers and set their steps from calibration images; trains nothing."""
+
+    stage: Literal["quantize"] = "quantize"
+
+    def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
+        from toolchain.chain import Student
+
+        student = Student.load(source, ctx)
+        student.quantize(self)
+        return student.save(out)
+
+
+class Prune(StageModel):
+    """Mask the channels that the recipe's structure says, at once and without training."""
+
+    uses: ClassVar[tuple[str, ...]] = ("data", "precision", "structure", "goals", "target")
+    stage: Literal["prune"] = "prune"
+    sparsity: float | None = Field(None, ge=0, lt=1, description="instead of the goals")
+
+    def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
+        from toolchain.chain import Student
+
+        student = Student.load(source, ctx)
+        student.prune(self.sparsity)
+        return student.save(out)
+
+
+class PqkPrune(StageModel, Training, Quantizing):
+    """PQK's phase 1: prune along a cubic ramp while training quantization-aware."""
+
+    uses: ClassVar[tuple[str, ...]] = ("data", "precision", "structure", "goals", "target")
+    stage: Literal["pqk-prune"] = "pqk-prune"
+    epochs: float = Field(10, gt=0)
+    granularity: Literal["channels", "weights"] = "channels"
+    sparsity: float | None = Field(None, ge=0, lt=1, description="instead of the goals")
+    ramp_start: float = Field(0.0, ge=0, le=1, description="share of the phase")
+    ramp_end: float = Field(0.5, ge=0, le=1, description="share of the phase; then masks are fixed")
+    mask_every_steps: int = Field(50, ge=1)
+    regrow: bool = Field(False, description="let masked weights learn, and come back")
+    distil: Distil | None = Field(
+        None, description="terms from the pretrained teacher; none: labels"
+    )
+
+    def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
+        from toolchain.chain import Student
+
+        student = Student.load(source, ctx)
+        pruner = student.pruner(self.granularity, self.sparsity)
+        if student.spec.quantization is None:
+            student.quantize(self)
+        objective = student.pruning_objective(self, pruner)
+        student.train(objective, self, out)
+        return student.save(out)
+
+
+class PqkDistil(StageModel, Training):
+    """PQK's phase 2: the pruned weights, put back, make the teacher of the network without them."""
+
+    stage: Literal["pqk-distil"] = "pqk-distil"
+    epochs: float = Field(5, gt=0)
+    lr: float = Field(0.05, gt=0)
+    strength: float = Field(0.5, ge=0, le=1, description="of the in-network teacher's term")
+    temperature: float = Field(4.0, gt=0)
+    mutual: float = Field(0.0, ge=0, description="strength of the term from student to teacher")
+    teacher_updates: Literal["unimportant", "all"] = "unimportant"
+    quantize_teacher: bool = False
+    pretrained: Distil | None = Field(
+        None, description="further terms, from the pretrained teacher"
+    )
+
+    def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
+        from toolchain.chain import Student
+
+        student = Student.load(source, ctx)
+        student.train(student.two_networks(self), self, out)
+        return student.save(out)
+
+
+class Slim(StageModel):
+    """Cut the masked channels and branches out, and prove that nothing else changed."""
+
+    stage: Literal["slim"] = "slim"
+
+    def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
+        from toolchain.chain import Student
+
+        student = Student.load(source, ctx)
+        difference = student.slim()
+        return student.save(out) | {"largest_difference": difference}
+
+
+class Recover(StageModel, Training):
+    """Train on, taught by the pretrained teacher."""
+
+    stage: Literal["recover"] = "recover"
+    epochs: float = Field(5, gt=0)
+    distil: Distil | None = Field(Distil(), description="terms from the pretrained teacher")
+
+    def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
+        from toolchain.chain import Student
+
+        student = Student.load(source, ctx)
+        student.train(student.recovery(self.distil, self), self, out)
+        return student.save(out)
+
+
+class Train(StageModel, Training):
+    """Train on the labels alone: from scratch, or to fine-tune."""
+
+    stage: Literal["train"] = "train"
+    epochs: float = Field(gt=0)
+
+    def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
+        from toolchain.chain import Student
+
+        student = Student.load(source, ctx)
+        student.train(student.recovery(None, self), self, out)
+        return student.save(out)
+
+
+class Export(StageModel):
+    """Lower for the target, write ONNX, prove it equal, and pack the bundle."""
+
+    uses: ClassVar[tuple[str, ...]] = ("data", "precision", "target", "name")
+    stage: Literal["export"] = "export"
+    samples: int = Field(16, ge=1, description="sample inputs in the bundle")
+    static_int8: Literal["minmax", "entropy", "percentile"] | None = Field(
+        None, description="quantize a float student with ONNX Runtime's own static quantization"
+    )
+    calibration_images: int = Field(512, ge=1, description="for static_int8")
+
+    def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
+        from toolchain.shipping import export
+
+        return export(self, source, out, ctx)
+
+
+class Report(StageModel):
+    """Measure teacher and student as shipped, once on the test part, and compare with the goals."""
+
+    uses: ClassVar[tuple[str, ...]] = ("data", "precision", "target", "name", "goals")
+    stage: Literal["report"] = "report"
+    latency_s: float = Field(3.0, gt=0, description="seconds of timing for each model")
+    latency_runs: int = Field(500, ge=10)
+
+    def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
+        from toolchain.shipping import report
+
+        return report(self, source, out, ctx)
+
+
+STAGES: tuple[type[StageModel], ...] = (
+    Teacher,
+    Quantize,
+    Prune,
+    PqkPrune,
+    PqkDistil,
+    Slim,
+    Recover,
+    Train,
+    Export,
+    Report,
+)
+
+
+def standard_chain() -> tuple[StageModel, ...]:
+    """What a recipe without ``stages`` runs."""
+    return (Teacher(), PqkPrune(), PqkDistil(), Slim(), Recover(), Export(), Report())
+
+
+def run_recipe(
+    recipe: Recipe, *, out: Path, allow_missed: bool, progress: Progress | None = None
+) -> int:
+    """Run the recipe's chain into ``out``; returns the exit status: 1 where a goal was missed.
+
+    What the last stage made is laid out in ``out/<name>-<key>``, with the report's files at the top.
+    """
+    from toolchain.shipping import present
+
+    if recipe.threads is not None:
+        import torch
+
+        torch.set_num_threads(recipe.threads)
+    from toolchain.run import run_stages
+
+    last = run_stages(recipe, out, progress=progress)
+    return present(last, recipe, out, allow_missed)
