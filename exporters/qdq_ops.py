@@ -23,7 +23,7 @@ from torch import Tensor
 def fake_quantize(x: Tensor, scale: float, zero_point: int, signed: bool) -> Tensor:
     """Put ``x`` on the 8-bit grid with this scale and zero point."""
     low, high = (-128, 127) if signed else (0, 255)
-    step = torch.tensor(scale, dtype=torch.float32, device=x.device).to(x.dtype)
+    step = torch.tensor(scale, dtype=x.dtype, device=x.device)
     return ((x / step).round().add_(zero_point).clamp_(low, high) - zero_point) * step
 
 
@@ -76,7 +76,7 @@ class FakeQuantize(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x) if self.relu else x
-        return fake_quantize(x, self.scale, self.zero_point, self.signed)  # type: ignore[no-any-return]
+        return fake_quantize(x, self.scale, self.zero_point, self.signed)
 
 
 def translations(opset: int) -> dict[Callable[..., Any], Callable[..., Any]]:

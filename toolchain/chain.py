@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from deploy.errors import ConfigError, DataError, StructureError, VerificationError
 from toolchain import checkpoint
@@ -27,6 +27,7 @@ from toolchain.graph import trace
 from toolchain.models.source import build_model
 from toolchain.models.weights import load_weights
 from toolchain.objective import Batch, Objective
+from toolchain.optimizers import quantizer_scales
 from toolchain.pqk import ChannelPruner, PruningObjective, TwoNetworks, WeightPruner
 from toolchain.precision import Precision, choose_precision
 from toolchain.quantization import kernels
@@ -36,8 +37,15 @@ from toolchain.stages import CUT
 from toolchain.structure.cost import network_macs, network_parameters
 from toolchain.structure.decision import Decision, decide
 from toolchain.structure.importance import importance, taylor_gradients
-from toolchain.structure.masks import HeldStill, bake, hidden_share, kept_channels
-from toolchain.structure.plan import ChannelPlan
+from toolchain.structure.masks import (
+    HeldStill,
+    attach_element_masks,
+    bake,
+    hidden_share,
+    kept_channels,
+    vanishing,
+)
+from toolchain.structure.plan import Branch, ChannelPlan
 from toolchain.structure.slim import compose, plan_of, slice_state
 from toolchain.training import fit
 
@@ -101,6 +109,13 @@ def import_teacher(out: Path, ctx: RunContext) -> dict[str, float]:
     student = Student(network, spec, ctx)
     ctx.say(str(student.precision))
     return student.save(out)
+
+
+def _masked_already(what: str) -> StructureError:
+    return StructureError(
+        f"prune: {what} cannot be masked, because the network is masked already; accepted is one "
+        "without masks; put a slim stage between two prunings, and prune single weights last"
+    )
 
 
 class Student:
@@ -194,7 +209,10 @@ class Student:
                 "pqk-prune: granularity 'weights' without a sparsity; accepted is a fraction in [0, 1); "
                 "set sparsity"
             )
+        if self.spec.masked and not self.spec.elements:
+            raise _masked_already("weights")
         attach_views(self.network, elements=True)
+        attach_element_masks(self.network)  # views that came with quantizers have none
         self.spec = replace(self.spec, masked=True, elements=True)
         self.plan = ChannelPlan()
         return WeightPruner(self.network, sparsity)
@@ -202,10 +220,7 @@ class Student:
     def channel_pruner(self, sparsity: float | None) -> ChannelPruner:
         """Decide what goes, by the recipe's structure and goals, and attach masks for it."""
         if self.spec.masked:
-            raise StructureError(
-                "prune: the network is masked already; accepted is one without masks; "
-                "put a slim stage between two prunings"
-            )
+            raise _masked_already("channels")
         plain = self._plain()
         decision = decide(
             plain,
@@ -227,9 +242,18 @@ class Student:
             decision.allocation.widths,
             removed,
             lambda group: importance(group, self.network, kind, gradients),
+            lambda: self._vanishing(removed),
         )
         self._decision = decision
         return pruner
+
+    def _vanishing(self, removed: Sequence[Branch]) -> frozenset[str]:
+        """Quantizers that the network has no place for once these branches are gone."""
+        if self.spec.quantization is None:
+            return frozenset()
+        gone = ChannelPlan(removed={branch.add: branch.kept for branch in removed})
+        spec = replace(self.spec, plan=compose(self.spec.plan, gone), masked=False)
+        return vanishing(self.network, checkpoint.build(spec))
 
     def prune(self, sparsity: float | None) -> None:
         """Set the final masks at once."""
@@ -253,17 +277,13 @@ class Student:
     def _settle(self, decision: Decision) -> None:
         """Write down what the masks hide now, so that it can be cut without any analysis."""
         removed = {branch.add: branch.kept for branch in decision.allocation.removed}
-        gone = {name for branch in decision.allocation.removed for name in branch.modules}
-        groups = [
-            group
-            for group in decision.groups
-            if not all(part.module in gone for part in group.slices if part.axis == "out")
-        ]
-        kept = kept_channels(self.network, groups)
-        self.plan = plan_of(self._plain(), groups, kept, removed)
+        kept = kept_channels(self.network, decision.groups, decision.allocation.removed)
+        self.plan = plan_of(self._plain(), decision.groups, kept, removed)
 
     def slim(self) -> float:
         """Cut what is masked; returns the largest difference of logits from the masked network.
+
+        Masks of single weights stay: there is nothing to cut, and without them the zeros would learn.
 
         Raises:
             VerificationError: The slim network does not compute what the masked one did.
@@ -277,13 +297,12 @@ class Student:
         spec = replace(
             self.spec,
             plan=compose(self.spec.plan, self.plan),
-            masked=False,
-            elements=False,
+            masked=self.spec.elements,
             teacher_norms=False,
         )
         slim = checkpoint.build(spec)
         state = slice_state(self.network, self.network.state_dict(), self.plan)
-        if spec.quantization is None:
+        if spec.quantization is None and not spec.masked:
             state = bare_names(state)
         wanted = slim.state_dict()
         slim.load_state_dict({key: state.get(key, wanted[key]) for key in wanted})
@@ -301,7 +320,8 @@ class Student:
                 f"slim: logits differ by {difference:.3g} from the masked network in float64; accepted "
                 "is 1e-6; name the groups that compress-deploy plan marks under structure.ignore"
             )
-        self.network, self.spec, self.plan = slim.float(), spec, None
+        self.network, self.spec = slim.float(), spec
+        self.plan = ChannelPlan() if spec.masked else None
         return difference
 
     # training
@@ -310,13 +330,6 @@ class Student:
         """The pretrained network."""
         assert self._teacher is not None
         return FrozenTeacher(checkpoint.load(self._teacher)[0], self.precision)
-
-    def _scales(self) -> list[nn.Parameter]:
-        return [
-            parameter
-            for name, parameter in self.network.named_parameters()
-            if name.rsplit(".", 1)[-1] in ("scale", "scale_O")
-        ]
 
     def recovery(
         self, distil: Distil | None, config: Training, *, regrow: bool = False
@@ -332,7 +345,7 @@ class Student:
             distil or Distil(),
             self.precision.images(images_BCHW),
             label_smoothing=config.label_smoothing,
-            scales=self._scales(),
+            scales=quantizer_scales(self.network),
             guard=guard,
             status=self._status,
         )

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, fx
 
@@ -127,7 +129,10 @@ def save(network: fx.GraphModule, spec: Spec, folder: Path) -> None:
 
 
 def _tensors(network: fx.GraphModule) -> dict[str, Tensor]:
-    return {key: value.detach().contiguous() for key, value in network.state_dict().items()}
+    return {  # copies, because tied tensors share memory and safetensors refuses that
+        key: value.detach().clone(memory_format=torch.contiguous_format)
+        for key, value in network.state_dict().items()
+    }
 
 
 def read_spec(folder: Path) -> Spec:
@@ -143,20 +148,31 @@ def read_spec(folder: Path) -> Spec:
         raise CheckpointError(
             f"{path}: {error}; accepted is a folder written by compress-deploy; check the path"
         ) from error
-    if record.get("format") != FORMAT:
+    found = record.get("format") if isinstance(record, dict) else None
+    if found != FORMAT:
         raise CheckpointError(
-            f"{path}: format {record.get('format')!r}; accepted is {FORMAT}; "
+            f"{path}: format {found!r}; accepted is {FORMAT}; "
             "write the checkpoint again with this version"
         )
-    if record["file"] is not None:
-        source = folder / SOURCE_FILE
-        if hashlib.sha256(source.read_bytes()).hexdigest() != record["source_sha256"]:
-            raise CheckpointError(
-                f"{source}: changed since the checkpoint was written; accepted is the file with "
-                f"sha256 {record['source_sha256'][:12]}; restore it"
-            )
-        record["file"] = str(folder.resolve() / record["file"])
-    return Spec.from_json(record)
+    try:
+        if record["file"] is not None:
+            _check_source(folder / SOURCE_FILE, record["source_sha256"])
+            record["file"] = str(folder.resolve() / record["file"])
+        return Spec.from_json(record)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: {type(error).__name__} {error}; accepted is a file as compress-deploy writes "
+            "it; restore the folder from its source"
+        ) from error
+
+
+def _check_source(source: Path, sha256: str) -> None:
+    content = source.read_bytes() if source.is_file() else None
+    if content is None or hashlib.sha256(content).hexdigest() != sha256:
+        state = "missing" if content is None else "changed since the checkpoint was written"
+        raise CheckpointError(
+            f"{source}: {state}; accepted is the file with sha256 {sha256[:12]}; restore it"
+        )
 
 
 def load(folder: Path) -> tuple[fx.GraphModule, Spec]:
@@ -169,7 +185,7 @@ def load(folder: Path) -> tuple[fx.GraphModule, Spec]:
     network = build(spec)
     try:
         network.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{folder}: {reason}; accepted are weights saved together with spec.json; "

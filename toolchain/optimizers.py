@@ -6,8 +6,11 @@ import math
 from typing import Any
 
 import torch
+from torch import nn
 
 from toolchain.objective import Update
+from toolchain.quantization.activations import ActivationQuantizer
+from toolchain.quantization.weights import WeightQuantizer
 from toolchain.training_config import Training
 
 
@@ -25,6 +28,16 @@ def learning_rate(step: int, total_steps: int, warmup: int) -> float:
 def warmup_steps(config: Training, epoch_steps: int, total_steps: int) -> int:
     """Length of the warm-up, at most half of the run."""
     return min(round(config.warmup_epochs * epoch_steps), total_steps // 2)
+
+
+def quantizer_scales(network: nn.Module) -> list[nn.Parameter]:
+    """The step sizes that quantizers learn, in the order of the modules; none where they follow."""
+    return [
+        parameter
+        for module in network.modules()
+        if isinstance(module, ActivationQuantizer | WeightQuantizer)
+        for parameter in module.parameters(recurse=False)
+    ]
 
 
 def make_optimizer(update: Update, config: Training) -> torch.optim.Optimizer:

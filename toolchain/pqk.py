@@ -17,7 +17,7 @@ each loss moves, separate batch norms, the order of the two updates, the mutual 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -27,7 +27,14 @@ from torch.nn import functional as F
 
 from toolchain.distillation.losses import kl
 from toolchain.objective import Batch, Objective, Update, trainable
-from toolchain.quantization.attached import weight_view
+from toolchain.optimizers import quantizer_scales
+from toolchain.quantization.attached import (
+    ViewedBatchNorm1d,
+    ViewedBatchNorm2d,
+    latent_parameter,
+    weight_view,
+    weighted,
+)
 from toolchain.quantization.views import View, use_view
 from toolchain.structure.masks import HeldStill, hidden_share, mask_channels, mask_weights
 from toolchain.structure.plan import Branch, Group
@@ -57,6 +64,8 @@ class ChannelPruner:
         kept: Final number of channels of each group that is cut.
         removed: Branches that are gone at the end; their inner groups shrink along with the rest.
         scores: Importance [channels] of a group's channels as the latent weights are now.
+        bypassed: Paths of the activation quantizers that vanish with the removed branches; asked for
+            when they do, because quantizers may be attached after the pruner is made.
     """
 
     def __init__(
@@ -66,9 +75,10 @@ class ChannelPruner:
         kept: Mapping[str, int],
         removed: Sequence[Branch],
         scores: Scores,
+        bypassed: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self._network, self._groups, self._removed, self._scores = network, groups, removed, scores
-        self._kept = dict(kept)
+        self._kept, self._bypassed = dict(kept), bypassed
         gone = {name for branch in removed for name in branch.modules}
         self._inside = {
             group.name
@@ -91,7 +101,8 @@ class ChannelPruner:
     def apply(self, done: float) -> None:
         """Set the masks for this share of the way."""
         removed = self._removed if done >= 1 else ()
-        mask_channels(self._network, self._groups, self.channels(done), removed)
+        bypassed = self._bypassed() if removed else ()
+        mask_channels(self._network, self._groups, self.channels(done), removed, bypassed)
 
 
 class WeightPruner:
@@ -200,22 +211,11 @@ class TwoNetworks:
                 view.quantize_teacher = quantize_teacher
                 view.route_teacher = teacher_updates == "unimportant"
         self._held = HeldStill(network)
-        of_teacher = {id(p) for name, p in network.named_parameters() if ".teacher." in name}
-        latent = [
-            p
-            for name, p in network.named_parameters()
-            if name.endswith("weight.original") or name.endswith("bias.original")
-        ]
-        norms = {
-            id(p)
-            for module in network.modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-            for p in module.parameters()
-        }
+        norms = _teacher_norms(network)
+        of_teacher = {id(p) for p in norms}
         student = [p for p in trainable(network) if id(p) not in of_teacher]
-        teacher = [p for p in trainable(network) if id(p) in of_teacher]
-        teacher += [p for p in latent if id(p) not in norms]
-        scales = [p for name, p in network.named_parameters() if "scale" in name.rsplit(".", 1)[-1]]
+        teacher = [*norms, *_latent_layers(network)]
+        scales = quantizer_scales(network)
         routed = teacher_updates == "unimportant"
         self.updates = (
             Update(
@@ -274,3 +274,23 @@ class TwoNetworks:
 
     def status(self) -> dict[str, float]:
         return {"sparsity": hidden_share(self._network)}
+
+
+def _teacher_norms(network: nn.Module) -> list[nn.Parameter]:
+    """Factors and shifts that the teacher alone has."""
+    return [
+        parameter
+        for module in network.modules()
+        if isinstance(module, ViewedBatchNorm1d | ViewedBatchNorm2d) and module.teacher is not None
+        for parameter in module.teacher.parameters()
+    ]
+
+
+def _latent_layers(network: nn.Module) -> list[nn.Parameter]:
+    """Latent weights and biases of the layers that student and teacher share."""
+    return [
+        latent_parameter(module, name)
+        for _, module in weighted(network)
+        for name in ("weight", "bias")
+        if getattr(module, name) is not None
+    ]

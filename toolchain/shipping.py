@@ -38,6 +38,19 @@ EXACT = Precision("float32", "cpu", "the reference of an export")
 REPORT, BUNDLE = "report", "bundle"
 
 
+def portable(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON with the names of files where it had their paths on this machine.
+
+    What the files held is told by the fingerprints and weights that go with it.
+    """
+    record = recipe.model_dump(mode="json")
+    model, data = record["model"], record["data"]
+    for section, key in ((model, "file"), (model, "checkpoint"), (data, "root")):
+        if section.get(key) is not None:
+            section[key] = Path(section[key]).name
+    return record
+
+
 def _numpy_batches(
     data: Data, split: Split, size: int = 500
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -73,7 +86,7 @@ def export(config: Export, source: Artifact, out: Path, ctx: RunContext) -> dict
     """
     data, recipe = data_of(ctx), ctx.recipe
     student, spec = checkpoint.load(source.root)
-    teacher, teacher_spec = checkpoint.load(source.find("teacher").root)
+    teacher, _ = checkpoint.load(source.find("teacher").root)
     example = _example(data)
     work = ctx.scratch("onnx")
     facts = {"producer": "compress-deploy", "recipe": recipe.name, "target": recipe.target}
@@ -117,7 +130,7 @@ def export(config: Export, source: Artifact, out: Path, ctx: RunContext) -> dict
         std=data.preprocess.std,
         sample_inputs=images_u8,
         sample_outputs=outputs,
-        recipe=ctx.recipe.model_dump(mode="json"),
+        recipe=portable(recipe),
         seeds={"run": ctx.seed, "split": recipe.data.split_seed},
         versions=installed_versions(),
         files={"teacher.onnx": teacher_onnx, **weights},
@@ -185,15 +198,17 @@ def report(config: Report, source: Artifact, out: Path, ctx: RunContext) -> dict
         at_least_s=config.latency_s,
         at_least=config.latency_runs,
     )
+    for session in sessions.values():
+        session.close()
     sizes = {"teacher": source.find("teacher").metrics, "student": _last_measured(source)}
-    numbers = {
+    numbers: dict[str, dict[str, Any]] = {
         who: {
             "top1": top1[who],
             "parameters": int(sizes[who]["parameters"]),
             "macs": int(sizes[who]["macs"]),
             "size_bytes": path.stat().st_size,
             "latency_ms": times[who].to_dict(),
-            "onnx": str(path.relative_to(out)),
+            "onnx": path.relative_to(out).as_posix(),
         }
         for who, path in files.items()
     }
@@ -226,7 +241,7 @@ def report(config: Report, source: Artifact, out: Path, ctx: RunContext) -> dict
         versions=installed_versions(),
         bundle=BUNDLE,
         data_fingerprint=data.fingerprint,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=portable(recipe),
     )
     write_report(made, out)
     return {"top1": numbers["student"]["top1"], "top1_teacher": numbers["teacher"]["top1"]}

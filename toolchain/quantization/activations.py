@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -75,8 +75,8 @@ class ActivationQuantizer(Viewed):
         self.bypassed = on
         self.bypass.fill_(on)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args):  # type: ignore[no-untyped-def]
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
         self.bypassed = bool(self.bypass)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,14 +87,16 @@ class ActivationQuantizer(Viewed):
             return self.plain(x)
         if self.kind == "minmax" and self.training:
             with torch.no_grad():
-                seen = x.abs().amax().float() / self.high
-                self.scale.lerp_(seen.clamp_min(TINY), self.momentum)
-        return FakeQuantize.apply(x, self.step(), self.low, self.high)  # type: ignore[no-any-return]
+                # What a ReLU drops is no part of the range of an unsigned grid.
+                widest = x.abs().amax() if self.signed else x.amax()
+                seen = (widest.to(self.scale.dtype) / self.high).clamp_min(TINY)
+                self.scale.lerp_(seen, self.momentum)
+        return FakeQuantize.apply(x, self.step(), self.low, self.high)
 
     @torch.no_grad()
     def calibrate(self, values: Tensor, method: Literal["mse", "max"] = "mse") -> None:
         """Set the step from sampled values: the widest, or the range with the least squared error."""
-        values = values.float()
+        values = values.to(self.scale.dtype)
         widest = values.abs().max().clamp_min(TINY)
         if method == "max":
             self.scale.copy_(widest / self.high)
@@ -113,9 +115,9 @@ class ActivationQuantizer(Viewed):
 
 
 def _sample(x: Tensor, most: int = 65536) -> Tensor:
-    """At most ``most`` values of ``x`` at an even spacing, and its extreme ones."""
+    """At most ``most`` values of ``x`` at an even spacing, and its two extreme ones."""
     flat = x.detach().flatten()
-    part = flat[:: max(1, flat.numel() // most)]
+    part = flat[:: -(-flat.numel() // most)]
     return torch.cat([part, flat.min()[None], flat.max()[None]])
 
 

@@ -22,7 +22,12 @@ from torch.nn.modules.conv import _ConvNd
 from deploy.errors import ConfigError
 from toolchain import graph
 from toolchain.quantization.activations import ActivationQuantizer, Nonlinearity, observing
-from toolchain.quantization.attached import attach_views, weight_view, weighted
+from toolchain.quantization.attached import (
+    attach_views,
+    latent_parameter,
+    weight_view,
+    weighted,
+)
 from toolchain.quantization.weights import QuantizerKind, WeightQuantizer
 
 AVERAGES = frozenset({F.adaptive_avg_pool2d, F.avg_pool2d, torch.mean, "mean"})
@@ -144,6 +149,7 @@ def _insert(network: fx.GraphModule, chosen: set[str], quantization: Quantizatio
     network.add_module(PREFIX, nn.Module())
     for node in sites:
         absorbs = _absorbed(network, node)
+        inner = node.all_input_nodes[0] if absorbs != "none" else node
         quantizer = ActivationQuantizer(
             absorbs,
             signed=not nonnegative[node],
@@ -153,12 +159,9 @@ def _insert(network: fx.GraphModule, chosen: set[str], quantization: Quantizatio
         quantizer.train(network.training)
         network.get_submodule(PREFIX).add_module(node.name, quantizer)
         with network.graph.inserting_after(node):
-            target = f"{PREFIX}.{node.name}"
-            inner = node.args[0] if absorbs != "none" else node
-            quantized = network.graph.call_module(target, (inner,))
-        node.replace_all_uses_with(
-            quantized, delete_user_cb=lambda user, mine=quantized: user is not mine
-        )
+            quantized = network.graph.call_module(f"{PREFIX}.{node.name}", (inner,))
+        node.replace_all_uses_with(quantized)
+        quantized.args = (inner,)
         if absorbs != "none":
             network.graph.erase_node(node)
     network.graph.lint()
@@ -196,6 +199,6 @@ def calibrate_weights(network: nn.Module) -> None:
     for _, module in weighted(network):
         view = weight_view(module)
         if view is not None and view.quantizer is not None:
-            latent = module.parametrizations["weight"].original  # type: ignore[index, union-attr]
+            latent = latent_parameter(module, "weight")
             masked = latent * view._mask_like(latent)
             view.quantizer.calibrate(masked if view.out_dim == 0 else masked.transpose(0, 1))

@@ -8,6 +8,7 @@ Suffixes: O output channels, I input channels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from toolchain.models.shortcut import PadShortcut
-from toolchain.quantization.views import View, Viewed
+from toolchain.quantization.views import View, Viewed, use_view
 from toolchain.quantization.weights import WeightView
 
 
@@ -46,8 +47,8 @@ class _ViewedBatchNorm(Viewed):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.view is View.TEACHER and self.teacher is not None:
-            return self.teacher(x)  # type: ignore[no-any-return]
-        return super().forward(x)  # type: ignore[no-any-return]
+            return self.teacher(x)
+        return super().forward(x)
 
 
 class ViewedBatchNorm1d(_ViewedBatchNorm, nn.BatchNorm1d):
@@ -69,19 +70,22 @@ class ViewedPadShortcut(Viewed, PadShortcut):
         """Take note of changed masks, so that a forward pass never reads them from a device."""
         self.masked = not bool(self.keep_O.all() and self.keep_I.all())
 
-    def _load_from_state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self.refresh()
+
+    def seen(self) -> Tensor:
+        """Output channels [O] that masks on neither side hide; zeros by construction count as seen."""
+        return self.keep_O & (self.keep_I[self.source_O.clamp_min(0)] | (self.source_O < 0))
 
     def forward(self, x: Tensor) -> Tensor:
         y = PadShortcut.forward(self, x)
         if self.view is not View.STUDENT or not self.masked:
             return y
-        seen_O = self.keep_O & (self.keep_I[self.source_O.clamp_min(0)] | (self.source_O < 0))
-        return y * seen_O.view(1, -1, 1, 1).to(y.dtype)
+        return y * self.seen().view(1, -1, 1, 1).to(y.dtype)
 
 
-VIEWED: dict[type[nn.Module], type[nn.Module]] = {
+VIEWED: dict[type[_BatchNorm], type[_BatchNorm]] = {
     nn.BatchNorm1d: ViewedBatchNorm1d,
     nn.BatchNorm2d: ViewedBatchNorm2d,
 }
@@ -94,12 +98,22 @@ def weighted(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
+def _attachment(module: nn.Module, name: str) -> parametrize.ParametrizationList | None:
+    """What stands between ``module.<name>`` and its latent tensor, or None."""
+    if not parametrize.is_parametrized(module, name):
+        return None
+    attachments = module.parametrizations
+    assert isinstance(attachments, nn.ModuleDict)
+    attachment = attachments[name]
+    assert isinstance(attachment, parametrize.ParametrizationList)
+    return attachment
+
+
 def weight_view(module: nn.Module) -> WeightView | None:
     """The view attached to a module's weight, or None."""
-    if parametrize.is_parametrized(module, "weight"):
-        view = module.parametrizations["weight"][0]  # type: ignore[index]
-        return view if isinstance(view, WeightView) else None
-    return None
+    attachment = _attachment(module, "weight")
+    view = None if attachment is None else attachment[0]
+    return view if isinstance(view, WeightView) else None
 
 
 def attach_views(network: nn.Module, elements: bool = False) -> nn.Module:
@@ -107,17 +121,21 @@ def attach_views(network: nn.Module, elements: bool = False) -> nn.Module:
 
     ``elements`` adds masks of single weights.
     """
-    for module in list(network.modules()):
-        if isinstance(module, _ViewedBatchNorm | ViewedPadShortcut):
+    modules = list(network.modules())
+    teachers = {id(module.teacher) for module in modules if isinstance(module, _ViewedBatchNorm)}
+    for module in modules:
+        if isinstance(module, _ViewedBatchNorm | ViewedPadShortcut) or id(module) in teachers:
             continue
-        if type(module) in VIEWED:
-            module.__class__ = VIEWED[type(module)]  # same layout; only forward learns about views
-            module.teacher = None
+        for plain, viewed in VIEWED.items():
+            if type(module) is plain:
+                module.__class__ = viewed  # same layout; only forward learns about views
+                vars(module)["teacher"] = None
         if type(module) is PadShortcut:
+            device = module.source_O.device
             module.__class__ = ViewedPadShortcut
             for name, size in (("keep_O", module.out_channels), ("keep_I", module.in_channels)):
-                module.register_buffer(name, torch.ones(size, dtype=torch.bool))
-            module.masked = False  # type: ignore[assignment]
+                module.register_buffer(name, torch.ones(size, dtype=torch.bool, device=device))
+            vars(module)["masked"] = False
         if isinstance(module, _ConvNd | nn.Linear) and weight_view(module) is None:
             transposed = isinstance(module, _ConvTransposeNd)
             per_input = not (isinstance(module, _ConvNd) and module.groups > 1)
@@ -142,7 +160,7 @@ def attach_teacher_norms(network: nn.Module) -> None:
             teacher = plain(
                 module.num_features,
                 eps=module.eps,
-                momentum=module.momentum,  # type: ignore[call-arg]
+                momentum=module.momentum,
                 affine=module.affine,
                 track_running_stats=module.track_running_stats,
             )
@@ -154,38 +172,49 @@ def attach_teacher_norms(network: nn.Module) -> None:
             if module.affine:
                 for name in ("weight", "bias"):
                     latent[name] = latent_parameter(module, name)
-            teacher.load_state_dict(
-                {key: value for key, value in latent.items() if value is not None}
-            )
-            teacher.train(module.training)
-            module.teacher = teacher  # type: ignore[assignment]
+            known = {name: tensor for name, tensor in latent.items() if tensor is not None}
+            for name in ("running_var", "weight"):
+                if name in known:  # a norm without statistics and affine has no tensor to place
+                    teacher.to(known[name].device, known[name].dtype)
+            teacher.load_state_dict(known)
+            module.teacher = teacher.train(module.training)
 
 
 def latent_parameter(module: nn.Module, name: str) -> nn.Parameter:
     """The parameter behind ``module.<name>``, whether a view is attached or not."""
-    if parametrize.is_parametrized(module, name):
-        return module.parametrizations[name].original  # type: ignore[index, return-value, union-attr]
-    return module.get_parameter(name)
+    attachment = _attachment(module, name)
+    latent = getattr(module, name) if attachment is None else attachment.original
+    assert isinstance(latent, nn.Parameter)
+    return latent
 
 
 def strip_views(network: nn.Module) -> nn.Module:
-    """Bake the student's view into plain tensors and take everything attached off, in place."""
+    """Bake the student's view into plain tensors and take everything attached off, in place.
+
+    Activation quantizers are modules of the network, not attachments: they stay.
+    """
+    with use_view(network, View.STUDENT):
+        for module in list(network.modules()):
+            for name in ("weight", "bias"):
+                if parametrize.is_parametrized(module, name):
+                    parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     for module in list(network.modules()):
-        if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type, union-attr]
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-    for module in network.modules():
         for plain, viewed in VIEWED.items():
             if type(module) is viewed:
                 del module.teacher
-                module.__class__ = plain
-        if type(module) is ViewedPadShortcut:
-            keep_I, source_O = module.keep_I, module.source_O
-            seen_O = module.keep_O & (keep_I[source_O.clamp_min(0)] | (source_O < 0))
+                _become(module, plain)
+        if isinstance(module, ViewedPadShortcut):
+            seen_O = module.seen()
             del module.keep_O, module.keep_I, module.masked
-            module.__class__ = PadShortcut
-            module.source_O = torch.where(seen_O, source_O, -1)
+            module.source_O = torch.where(seen_O, module.source_O, -1)
+            _become(module, PadShortcut)
     return network
+
+
+def _become(module: nn.Module, plain: type[nn.Module]) -> None:
+    """Take the class back that `attach_views` changed, and what only the viewed class knows."""
+    vars(module).pop("view", None)
+    module.__class__ = plain
 
 
 def bare_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

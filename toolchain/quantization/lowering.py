@@ -14,6 +14,8 @@ What is left out is nothing the student computes: lowered and student differ by 
 from __future__ import annotations
 
 import copy
+from collections import Counter
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -28,14 +30,27 @@ from toolchain import graph
 from toolchain.models.shortcut import PadShortcut
 from toolchain.quantization.activations import ActivationQuantizer
 from toolchain.quantization.attach import AVERAGES, quantizer_of
-from toolchain.quantization.attached import weight_view
+from toolchain.quantization.attached import latent_parameter, strip_views, weight_view
 
 Target = Literal["ort-cpu"]
 SIGNED_ZERO_POINT = 128
 
+CONVOLUTIONS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+
 
 class IntegerLayer(nn.Module):
     """A convolution or linear layer whose weight is stored as int8 with one scale per output channel."""
+
+    q_OX: Tensor
+    scale_O: Tensor
+    bias_O: Tensor
 
     def __init__(
         self, layer: nn.Module, q_OX: Tensor, scale_O: Tensor, bias_O: Tensor | None, axis: int = 0
@@ -43,7 +58,7 @@ class IntegerLayer(nn.Module):
         super().__init__()
         self.axis = axis
         if bias_O is None:  # torch.onnx would build the absent bias at run time, out of float nodes
-            bias_O = torch.zeros(len(scale_O))
+            bias_O = torch.zeros_like(scale_O)
         self.register_buffer("q_OX", q_OX)
         self.register_buffer("scale_O", scale_O)
         self.register_buffer("bias_O", bias_O)
@@ -54,13 +69,14 @@ class IntegerLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         w_OX = qdq_ops.dequantize_weight(self.q_OX, self.scale_O, self.axis)
-        return _apply(self.layer, x, w_OX, self.bias_O)  # type: ignore[arg-type]
+        return _apply(self.layer, x, w_OX, self.bias_O)
 
 
-def _apply(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _apply(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight, bias)
     if isinstance(layer, nn.ConvTranspose2d):
+        assert not isinstance(layer.padding, str), "only convolutions have named paddings"
         return F.conv_transpose2d(
             x,
             weight,
@@ -88,20 +104,21 @@ class GlobalAveragePool(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         pooled = qdq_ops.global_average_pool(x_BCHW)
-        return qdq_ops.flatten(pooled) if self.flat else pooled  # type: ignore[no-any-return]
+        return qdq_ops.flatten(pooled) if self.flat else pooled
 
 
 class Flatten(nn.Module):
     """[B, ...] to [B, rest]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return qdq_ops.flatten(x)  # type: ignore[no-any-return]
+        return qdq_ops.flatten(x)
 
 
 @torch.no_grad()
 def lower(network: fx.GraphModule, target: Target = "ort-cpu") -> fx.GraphModule:
     """A copy of ``network`` (float or quantized, nothing masked) in the target's form, in eval mode."""
     lowered = copy.deepcopy(network).eval()
+    _part_shared_layers(lowered)
     for node in list(lowered.graph.nodes):
         layer = graph.module_of(lowered, node)
         if isinstance(layer, _ConvNd | nn.Linear):
@@ -122,6 +139,7 @@ def lower(network: fx.GraphModule, target: Target = "ort-cpu") -> fx.GraphModule
             lowered.set_submodule(str(node.target), fixed_grid(quantizer))
     lowered.graph.eliminate_dead_code()
     lowered.delete_all_unused_submodules()
+    strip_views(lowered)
     lowered.graph.lint()
     lowered.recompile()
     return lowered
@@ -129,9 +147,10 @@ def lower(network: fx.GraphModule, target: Target = "ort-cpu") -> fx.GraphModule
 
 def fixed_grid(quantizer: ActivationQuantizer) -> nn.Module:
     """The activation grid of a trained quantizer, as the target stores it."""
-    relu = quantizer.absorbs != "none"  # a ReLU6's ceiling is the top of its grid
     if quantizer.bypassed:
-        return nn.ReLU() if relu else nn.Identity()
+        plain = {"none": nn.Identity, "relu": nn.ReLU, "relu6": nn.ReLU6}
+        return plain[quantizer.absorbs]()
+    relu = quantizer.absorbs != "none"  # a ReLU6's ceiling is the top of its grid
     if quantizer.bits != 8:
         raise StructureError(
             f"export: activations of {quantizer.bits} bits; accepted for ort-cpu is 8; "
@@ -139,6 +158,17 @@ def fixed_grid(quantizer: ActivationQuantizer) -> nn.Module:
         )
     zero_point = SIGNED_ZERO_POINT if quantizer.signed else 0
     return qdq_ops.FakeQuantize(float(quantizer.step()), zero_point, signed=False, relu=relu)
+
+
+def _part_shared_layers(network: fx.GraphModule) -> None:
+    """Give each call of a layer that is called more than once a copy: each may fold another norm."""
+    calls = Counter(str(node.target) for node in network.graph.nodes if node.op == "call_module")
+    for node in network.graph.nodes:
+        layer = graph.module_of(network, node)
+        if isinstance(layer, _ConvNd | nn.Linear) and calls[str(node.target)] > 1:
+            name = f"lowered_{node.name}"
+            network.add_submodule(name, copy.deepcopy(layer))
+            node.target = name
 
 
 def _following_norm(network: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, _BatchNorm] | None:
@@ -164,76 +194,68 @@ def _factor_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     return f_O, b_O if norm.bias is None else b_O + norm.bias.double()
 
 
-def _lower_layer(network: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
-    bias_O = None if layer.bias is None else layer.bias.double()  # type: ignore[union-attr, operator]
+def _lower_layer(network: fx.GraphModule, node: fx.Node, layer: _ConvNd | nn.Linear) -> None:
     axis = int(isinstance(layer, _ConvTransposeNd))
+    dtype = layer.weight.dtype
+    bias_O = None if layer.bias is None else layer.bias.double()
     view = weight_view(layer)
     if view is not None and view.quantizer is not None:
-        weight = layer.parametrizations["weight"].original * view._mask_like(  # type: ignore[index, union-attr]
-            layer.parametrizations["weight"].original
-        )  # type: ignore[index, union-attr]
+        latent = latent_parameter(layer, "weight")
+        weight = latent * view._mask_like(latent)
         q_OX, scale_O = view.quantizer.integers(weight.transpose(0, 1) if axis else weight)
         q_OX = q_OX.transpose(0, 1).contiguous() if axis else q_OX
     else:
-        q_OX, scale_O = layer.weight.double(), None  # type: ignore[union-attr, operator]
+        q_OX, scale_O = layer.weight.double(), None
     shape = [1] * q_OX.dim()
     shape[axis] = -1
     following = _following_norm(network, node)
-    if following is not None:
+    # Of a grouped transposed convolution a position of the second axis is a channel of every group.
+    if following is not None and not (isinstance(layer, _ConvTransposeNd) and layer.groups > 1):
         f_O, b_O = _factor_and_shift(following[1])
         bias_O = b_O if bias_O is None else bias_O * f_O + b_O
         if scale_O is None:
             q_OX = q_OX * f_O.view(shape)
         else:
-            q_OX = q_OX * f_O.sign().to(q_OX.dtype).view(shape)
-            scale_O = (scale_O.double() * f_O.abs()).float()
+            scale_O = (scale_O.double() * f_O.abs()).to(dtype)
+            sign_O = torch.where(scale_O > 0, f_O.sign(), 0).to(q_OX.dtype)
+            q_OX = q_OX * sign_O.view(shape)
             scale_O = torch.where(scale_O > 0, scale_O, torch.ones_like(scale_O))
         following[0].replace_all_uses_with(node)
         network.graph.erase_node(following[0])
-    bias = None if bias_O is None else bias_O.float()
-    plain = _plain_copy(layer)
+    bias_O = None if bias_O is None else bias_O.to(dtype)
+    plain = _geometry(layer)
     if scale_O is None or (isinstance(layer, nn.Linear) and _is_head(network, node)):
         # A float kernel wants a float weight: int8 + DequantizeLinear would be one node more.
-        weight = q_OX.float() if scale_O is None else q_OX.float() * scale_O.view(shape)
-        plain.weight = nn.Parameter(weight, requires_grad=False)
-        plain.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        w_OX = q_OX.to(dtype)
+        w_OX = w_OX if scale_O is None else w_OX * scale_O.view(shape)
+        plain.weight = nn.Parameter(w_OX, requires_grad=False)
+        plain.bias = None if bias_O is None else nn.Parameter(bias_O, requires_grad=False)
         network.set_submodule(str(node.target), plain)
     else:
-        network.set_submodule(str(node.target), IntegerLayer(plain, q_OX, scale_O, bias, axis))
+        network.set_submodule(str(node.target), IntegerLayer(plain, q_OX, scale_O, bias_O, axis))
 
 
 def _is_head(network: fx.GraphModule, node: fx.Node) -> bool:
     return not any(quantizer_of(network, user) for user in node.users)
 
 
-def _plain_copy(layer: nn.Module) -> nn.Module:
-    """The same layer without views, weights left as they are."""
+def _geometry(layer: _ConvNd | nn.Linear) -> _ConvNd | nn.Linear:
+    """The same layer without views, and with a weight that has no values yet."""
     if isinstance(layer, nn.Linear):
-        return nn.Linear(layer.in_features, layer.out_features, bias=False)
-    assert isinstance(layer, _ConvNd)
-    kind = next(
-        base
-        for base in (
-            nn.Conv1d,
-            nn.Conv2d,
-            nn.Conv3d,
-            nn.ConvTranspose1d,
-            nn.ConvTranspose2d,
-            nn.ConvTranspose3d,
-        )
-        if isinstance(layer, base)
-    )
+        return nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+    kind: Callable[..., _ConvNd] = next(kind for kind in CONVOLUTIONS if isinstance(layer, kind))
     extra = {"output_padding": layer.output_padding} if isinstance(layer, _ConvTransposeNd) else {}
     return kind(
         layer.in_channels,
         layer.out_channels,
         layer.kernel_size,
-        layer.stride,  # type: ignore[no-any-return, arg-type]
+        layer.stride,
         layer.padding,
         groups=layer.groups,
         bias=False,
         dilation=layer.dilation,
         padding_mode=layer.padding_mode,
+        device="meta",
         **extra,
     )
 
@@ -248,8 +270,11 @@ def _lower_shortcut(network: fx.GraphModule, node: fx.Node, module: PadShortcut)
     for place, channel in enumerate(module.source_O.tolist()):
         if channel >= 0:
             q_OI[place, channel] = 1
-    conv = nn.Conv2d(module.in_channels, module.out_channels, 1, module.stride, bias=False)
-    layer = IntegerLayer(conv, q_OI, torch.ones(module.out_channels), None)
+    conv = nn.Conv2d(
+        module.in_channels, module.out_channels, 1, module.stride, bias=False, device="meta"
+    )
+    one_O = torch.ones(module.out_channels, dtype=quantizer.scale.dtype)
+    layer = IntegerLayer(conv, q_OI, one_O, None)
     grid = copy.deepcopy(quantizer)
     grid.absorbs = "none"  # the values are on the grid already: requantizing them changes nothing
     network.set_submodule(str(node.target), nn.Sequential(layer, fixed_grid(grid)))
@@ -273,8 +298,8 @@ def _lower_pool(network: fx.GraphModule, node: fx.Node, module: nn.Module | None
             _replace(network, node, GlobalAveragePool(flat=False), f"lowered_{node.name}")
     elif node.target in (torch.mean, "mean"):
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        spatial = isinstance(dims, list | tuple) and {int(d) % 4 for d in dims} == {2, 3}  # type: ignore[arg-type]
-        if spatial:
+        axes = dims if isinstance(dims, list | tuple) else ()
+        if sorted(axis % 4 for axis in axes if isinstance(axis, int)) == [2, 3]:
             keep = bool(node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False))
             _replace(network, node, GlobalAveragePool(flat=not keep), f"lowered_{node.name}")
 

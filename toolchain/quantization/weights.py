@@ -1,7 +1,7 @@
 """Weight views: latent weight -> mask -> fake quantizer, as one torch parametrization.
 
     student   Q(M . W)          mask first, so that a pruned weight is exactly 0 on any grid
-    teacher   M . Q(W) + (1 - M) . W   or, with ``quantize_teacher``,   Q(W)
+    teacher   Q(M . W) + (1 - M) . W   or, with ``quantize_teacher``,   Q(W)
     latent    W
 
     LSQ       w = s . round(clip(W / s, -Q, Q)),  Q = 2^(bits-1) - 1,  s learned per output channel,
@@ -24,6 +24,7 @@ from toolchain.quantization.views import View, Viewed
 
 QuantizerKind = Literal["lsq", "minmax"]
 TINY = 1e-12
+HAIR = 1e-3
 
 
 class _LearnedStep(torch.autograd.Function):
@@ -41,11 +42,12 @@ class _LearnedStep(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: torch.autograd.function.FunctionCtx,  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx,
         grad_OX: Tensor,
     ) -> tuple[Tensor, Tensor, None]:
         v_OX, q_OX = ctx.saved_tensors  # type: ignore[attr-defined]
-        inside_OX = v_OX.abs() <= ctx.q_max  # type: ignore[attr-defined]
+        # The largest weight divided by its share of itself is the largest integer or a hair above.
+        inside_OX = v_OX.abs() <= ctx.q_max + HAIR  # type: ignore[attr-defined]
         step_OX = torch.where(inside_OX, q_OX - v_OX, q_OX) * grad_OX
         rest = tuple(range(1, grad_OX.dim()))
         steps = max(grad_OX[0].numel() * ctx.q_max, 1)  # type: ignore[attr-defined]
@@ -104,7 +106,7 @@ class WeightQuantizer(nn.Module):
         return scale_O.clamp_min(TINY).view(-1, *[1] * (w_OX.dim() - 1))
 
     def forward(self, w_OX: Tensor) -> Tensor:
-        return _LearnedStep.apply(w_OX, self.steps(w_OX), self.q_max)  # type: ignore[no-any-return]
+        return _LearnedStep.apply(w_OX, self.steps(w_OX), self.q_max)
 
     @torch.no_grad()
     def integers(self, w_OX: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,8 +159,8 @@ class WeightView(Viewed):
         if self.quantizer is None:
             return weight
         if self.out_dim == 0:
-            return self.quantizer(weight)  # type: ignore[no-any-return]
-        return self.quantizer(weight.transpose(0, 1)).transpose(0, 1)  # type: ignore[no-any-return]
+            return self.quantizer(weight)
+        return self.quantizer(weight.transpose(0, 1)).transpose(0, 1).contiguous()
 
     def forward(self, weight: Tensor) -> Tensor:
         if self.view is View.LATENT:

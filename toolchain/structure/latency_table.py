@@ -15,7 +15,6 @@ import json
 import platform
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from time import perf_counter_ns
@@ -24,39 +23,13 @@ from typing import Any, Literal
 import numpy as np
 
 from toolchain.structure.cost import Cost, Layer
+from toolchain.structure.layer_graph import COPIES, Shape, build_graph
 from toolchain.structure.plan import Group
 
 Progress = Callable[[int, int], None]
-COPIES = 8
 ROUNDS = 5
 ROUND_MS = 8.0
 _MOST_WIDTHS = 8  # per group; wider groups are considered in larger steps
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Everything that decides how long one layer takes."""
-
-    kind: Literal["conv", "transposed", "linear", "add", "pool"]
-    in_channels: int
-    out_channels: int
-    groups: int = 1
-    kernel: tuple[int, ...] = ()
-    stride: tuple[int, ...] = ()
-    padding: tuple[int, ...] = ()
-    size: tuple[int, ...] = ()
-    precision: Literal["int8", "float"] = "int8"
-
-    @property
-    def key(self) -> str:
-        def numbers(values: tuple[int, ...]) -> str:
-            return "x".join(map(str, values)) or "-"
-
-        return (
-            f"{self.precision} {self.kind} {self.in_channels}>{self.out_channels} g{self.groups} "
-            f"k{numbers(self.kernel)} s{numbers(self.stride)} p{numbers(self.padding)} "
-            f"{numbers(self.size)}"
-        )
 
 
 class LatencyTable:
@@ -96,10 +69,10 @@ class LatencyTable:
                         choices.setdefault((part.module, part.axis), []).append(gone)
         shapes: dict[Shape, None] = {}
         for name, layer in cost.layers.items():
-            sides = []
-            for axis, full in (("in", layer.in_channels), ("out", layer.out_channels)):
-                combinations = product(*choices.get((name, axis), []))
-                sides.append(sorted({full - sum(gone) for gone in combinations} - {0}))
+            sides = [
+                _sums(full, choices.get((name, axis), []))
+                for axis, full in (("in", layer.in_channels), ("out", layer.out_channels))
+            ]
             for in_channels, out_channels in product(*sides):
                 shapes.update(dict.fromkeys(_shapes(layer, in_channels, out_channels, adds=1)))
             whole = _shapes(layer, layer.in_channels, layer.out_channels, adds=1, precision="float")
@@ -147,6 +120,16 @@ class LatencyTable:
         scratch = self._path.with_suffix(".partial")
         scratch.write_text(json.dumps(self._times_us, indent=1, sort_keys=True), encoding="utf-8")
         scratch.replace(self._path)
+
+
+def _sums(full: int, gone: Sequence[Sequence[int]]) -> list[int]:
+    """The widths of an axis that several groups share; the rest is measured when asked for."""
+    widths = {full}
+    for group in gone:
+        widths = {width - positions for width in widths for positions in group}
+        if len(widths) > 2 * _MOST_WIDTHS:
+            return [full]
+    return sorted(widths - {0})
 
 
 def machine() -> str:
@@ -271,82 +254,3 @@ def _runner(shape: Shape) -> Callable[[], Any]:
     dims = (1, shape.in_channels, *shape.size)
     feed = {"x": random.integers(0, 255, dims).astype(dtype)}
     return lambda: session.run(None, feed)
-
-
-def build_graph(shape: Shape) -> Any:
-    """The ONNX model of ``COPIES`` copies of one layer side by side."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    random = np.random.default_rng(0)
-    int8 = shape.precision == "int8"
-    nodes: list[Any] = []
-    constants: dict[str, Any] = {"scale": np.float32(0.02), "zero": np.uint8(0)}
-
-    def node(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        nodes.append(helper.make_node(op, inputs, [output], **attributes))
-        return output
-
-    def quantize(name: str) -> str:
-        return node("QuantizeLinear", [name, "scale", "zero"], f"{name}_q") if int8 else name
-
-    def dequantize(name: str) -> str:
-        return node("DequantizeLinear", [name, "scale", "zero"], f"{name}_dq") if int8 else name
-
-    def weight(name: str, dims: tuple[int, ...], axis: int) -> str:
-        w = random.integers(-127, 128, dims)
-        if not int8:
-            constants[name] = (w * 0.002).astype(np.float32)
-            return name
-        constants[f"{name}_i"] = w.astype(np.int8)
-        constants[f"{name}_s"] = np.full(dims[axis], 0.002, np.float32)
-        constants[f"{name}_z"] = np.zeros(dims[axis], np.int8)
-        return node("DequantizeLinear", [f"{name}_i", f"{name}_s", f"{name}_z"], name, axis=axis)
-
-    def layer(copy: int, before: str) -> str:
-        if shape.kind == "pool":
-            return x
-        if shape.kind == "add":
-            return node("Relu", [node("Add", [before, x], f"sum{copy}")], f"y{copy}")
-        constants[f"b{copy}"] = np.zeros(shape.out_channels, np.float32)
-        sides = (shape.out_channels, shape.in_channels // shape.groups)
-        if shape.kind == "linear":
-            inputs = [x, weight(f"w{copy}", sides, 0), f"b{copy}"]
-            return node("Gemm", inputs, f"y{copy}", transB=1)
-        axis = 0
-        if shape.kind == "transposed":
-            sides = (shape.in_channels, shape.out_channels // shape.groups)
-            axis = 1 if shape.groups == 1 else 0
-        inputs = [x, weight(f"w{copy}", (*sides, *shape.kernel), axis), f"b{copy}"]
-        op = "ConvTranspose" if shape.kind == "transposed" else "Conv"
-        y = node(
-            op,
-            inputs,
-            f"sum{copy}",
-            kernel_shape=shape.kernel,
-            strides=shape.stride,
-            group=shape.groups,
-            pads=[*shape.padding, *shape.padding],
-        )
-        return node("Relu", [y], f"y{copy}")
-
-    x = y = dequantize("x")
-    outputs = []
-    for copy in range(COPIES):
-        y = layer(copy, y)
-        if shape.kind != "pool":
-            y = quantize(y)
-            if shape.kind == "linear":
-                outputs.append(y)
-                continue
-            y = dequantize(y)
-        outputs.append(quantize(node("GlobalAveragePool", [y], f"pool{copy}")))
-    element = TensorProto.UINT8 if int8 else TensorProto.FLOAT
-    ends = [1, shape.out_channels, *([1] * len(shape.size))]
-    graph = helper.make_graph(
-        nodes,
-        "layer",
-        [helper.make_tensor_value_info("x", element, [1, shape.in_channels, *shape.size])],
-        [helper.make_tensor_value_info(name, element, ends) for name in outputs],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

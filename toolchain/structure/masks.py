@@ -8,7 +8,7 @@ back after its step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -16,9 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from toolchain import graph
 from toolchain.quantization.activations import ActivationQuantizer
-from toolchain.quantization.attach import quantizer_of
 from toolchain.quantization.attached import VectorView, ViewedPadShortcut
 from toolchain.quantization.weights import WeightView
 from toolchain.structure.plan import Branch, Group
@@ -31,7 +29,7 @@ def views_of(module: nn.Module) -> Iterator[WeightView | VectorView | ViewedPadS
     if isinstance(module, ViewedPadShortcut):
         yield module
     if parametrize.is_parametrized(module):
-        for chain in module.parametrizations.values():  # type: ignore[operator, union-attr]
+        for chain in module.parametrizations.values():  # type: ignore[operator]
             if isinstance(chain[0], WeightView | VectorView):
                 yield chain[0]
 
@@ -42,19 +40,25 @@ def mask_channels(
     groups: Iterable[Group],
     kept: Mapping[str, Sequence[int]],
     removed: Sequence[Branch] = (),
+    bypassed: Collection[str] = (),
 ) -> None:
     """Hide every channel that is not kept, and every removed branch, from the student's view.
 
     All masks are set anew: what was hidden before and is kept now can be seen again. A group without
     an entry in ``kept`` stays whole.
+
+    Args:
+        bypassed: Paths of the activation quantizers that the network without the removed branches
+            does not have (see `vanishing`).
     """
     for module in network.modules():
         for view in views_of(module):
             view.keep_O.fill_(True)
             if not isinstance(view, VectorView):
                 view.keep_I.fill_(True)
+    for name, module in network.named_modules():
         if isinstance(module, ActivationQuantizer):
-            module.set_bypass(False)
+            module.set_bypass(name in bypassed)
     for group in groups:
         dropped = sorted(
             set(range(group.channels)) - set(kept.get(group.name, range(group.channels)))
@@ -68,44 +72,57 @@ def mask_channels(
                     isinstance(view, WeightView) and view.has_inputs
                 ):
                     view.keep_I[positions] = False
-    for branch in removed:
-        _mask_branch(network, branch)
+    for branch in removed:  # masked to its last batch norm, a branch adds exactly zero
+        for name in branch.modules:
+            for view in views_of(network.get_submodule(name)):
+                view.keep_O.fill_(False)
     for module in network.modules():
         if isinstance(module, ViewedPadShortcut):
             module.refresh()
 
 
-def _mask_branch(network: fx.GraphModule, branch: Branch) -> None:
-    """A branch whose last batch norm is masked adds exactly zero; what follows the add is then on the
-    grid of the side that stays, and quantizing it again would change it."""
-    for name in branch.modules:
-        for view in views_of(network.get_submodule(name)):
-            view.keep_O.fill_(False)
-    add = next(node for node in network.graph.nodes if node.name == branch.add)
-    stays = add.args[branch.kept]
-    before = quantizer_of(network, graph.origin(network, stays))
-    for user in add.users:
-        after = quantizer_of(network, user)
-        if after is not None and before is not None and not before.signed and not after.signed:
-            after.set_bypass(True)
+def vanishing(network: nn.Module, slim: nn.Module) -> frozenset[str]:
+    """Paths of the activation quantizers of ``network`` that ``slim``, without some branches, lacks.
+
+    Where a branch goes, its add goes, and with it a grid: the sum's, because the side that stays has
+    its own; or that side's, because a ReLU that followed the sum now follows it directly.
+    """
+
+    def quantizers(of: nn.Module) -> set[str]:
+        return {name for name, m in of.named_modules() if isinstance(m, ActivationQuantizer)}
+
+    return frozenset(quantizers(network) - quantizers(slim))
 
 
-def kept_channels(network: nn.Module, groups: Iterable[Group]) -> dict[str, tuple[int, ...]]:
-    """The channels of each group that the masks let the student keep, for groups that lost some."""
+def kept_channels(
+    network: nn.Module, groups: Iterable[Group], removed: Sequence[Branch] = ()
+) -> dict[str, tuple[int, ...]]:
+    """The channels of each group that the masks let the student keep, for groups that lost some.
+
+    Groups that lie inside the removed branches are left out: they go with them.
+    """
+    gone = {name for branch in removed for name in branch.modules}
     kept = {}
     for group in groups:
-        part = next(
-            part
-            for part in group.slices
-            if part.axis == "out" and any(views_of(network.get_submodule(part.module)))
-        )
-        keep_O = next(views_of(network.get_submodule(part.module))).keep_O
-        stays = tuple(
-            c for c, positions in enumerate(part.index) if bool(keep_O[list(positions)].all())
-        )
-        if len(stays) < group.channels:
-            kept[group.name] = stays
+        makers = [p for p in group.slices if p.axis == "out" and p.module not in gone]
+        seen = [(p, v) for p in makers for v in views_of(network.get_submodule(p.module))]
+        if seen:
+            part, view = seen[0]
+            stays = tuple(
+                c
+                for c, positions in enumerate(part.index)
+                if bool(view.keep_O[list(positions)].all())
+            )
+            if len(stays) < group.channels:
+                kept[group.name] = stays
     return kept
+
+
+def attach_element_masks(network: nn.Module) -> None:
+    """Give every weight view a mask of single weights, where it has none yet."""
+    for view, latent in _latents(network):
+        if isinstance(view, WeightView) and view.keep_OX is None:
+            view.keep_OX = torch.ones_like(latent, dtype=torch.bool)
 
 
 def mask_weights(network: nn.Module, sparsity: float) -> None:
@@ -140,7 +157,7 @@ def hidden_share(network: nn.Module) -> float:
 def _latents(network: nn.Module) -> Iterator[tuple[WeightView | VectorView, nn.Parameter]]:
     for module in network.modules():
         if parametrize.is_parametrized(module):
-            for chain in module.parametrizations.values():  # type: ignore[operator, union-attr]
+            for chain in module.parametrizations.values():  # type: ignore[operator]
                 if isinstance(chain[0], WeightView | VectorView):
                     yield chain[0], chain.original
 

@@ -218,7 +218,8 @@ def slice_state(
     axes_by_key: dict[str, tuple[str, tuple[Axis | None, ...]]] = {}
     for path, module in network.named_modules():
         for name, axes in _attached_axes(module).items():
-            axes_by_key[f"{path}.{name}" if path else name] = (path, axes)
+            key = f"{path}.{name}" if path else name
+            axes_by_key.setdefault(key, (path, axes))  # a norm speaks for its teacher's norm
     sliced = {}
     for key, tensor in state.items():
         if key in axes_by_key and tensor.dim():

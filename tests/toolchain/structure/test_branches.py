@@ -66,10 +66,16 @@ def test_resnet_blocks(shortcut: str) -> None:
     network = trace(registry.build("cifar_resnet", depth=14, width=4, shortcut=shortcut))
     branches = find_branches(network, (3, 16, 16))
     assert [branch.name for branch in branches] == [
-        f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1)]
+        f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1)
+    ]
     for branch in branches:
         assert branch.reason is None
-        assert [name.rsplit(".", 1)[1] for name in branch.modules] == ["conv1", "bn1", "conv2", "bn2"]
+        assert [name.rsplit(".", 1)[1] for name in branch.modules] == [
+            "conv1",
+            "bn1",
+            "conv2",
+            "bn2",
+        ]
 
 
 def test_removed_block_leaves_its_shortcut() -> None:

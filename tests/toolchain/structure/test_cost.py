@@ -18,20 +18,25 @@ from toolchain.structure.slim import cut, plan_of
 
 def test_counts_by_hand() -> None:
     network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8),  # 8x8 to 4x4
-        nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ConvTranspose2d(8, 4, 2, stride=2),
-        nn.Flatten(), nn.Linear(4 * 64, 10),
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(8),  # 8x8 to 4x4
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.ConvTranspose2d(8, 4, 2, stride=2),
+        nn.Flatten(),
+        nn.Linear(4 * 64, 10),
     )
     layers = measure(network, (3, 8, 8)).layers
-    macs = {name: layer.macs(layer.in_channels, layer.out_channels)
-            for name, layer in layers.items()}
+    macs = {
+        name: layer.macs(layer.in_channels, layer.out_channels) for name, layer in layers.items()
+    }
     assert macs == {"0": 16 * 8 * 27, "1": 0, "2": 16 * 8 * 9, "3": 16 * 8 * 4 * 4, "5": 2560}
     assert network_macs(network, (3, 8, 8)) == sum(macs.values())
     assert network_parameters(network) == sum(p.numel() for p in network.parameters())
 
 
-@pytest.mark.parametrize(("name", "macs", "parameters"), [
-    (20, 40_551_040, 269_722), (56, 125_485_696, 853_018)])
+@pytest.mark.parametrize(
+    ("name", "macs", "parameters"), [(20, 40_551_040, 269_722), (56, 125_485_696, 853_018)]
+)
 def test_published_networks(name: int, macs: int, parameters: int) -> None:
     network = registry.build("cifar_resnet", depth=name)
     assert network_macs(network, (3, 32, 32)) == macs
@@ -91,8 +96,12 @@ MODEL = CostModel(measure(RESNET, SHAPE), GROUPS, BRANCHES)
 def test_candidate_costs_what_it_becomes(data: st.DataObject) -> None:
     kept = {group.name: data.draw(st.integers(1, group.channels)) for group in GROUPS}
     removed = [branch for branch in BRANCHES if data.draw(st.booleans())]
-    plan = plan_of(RESNET, GROUPS, {name: range(count) for name, count in kept.items()},
-                   {branch.add: branch.kept for branch in removed})
+    plan = plan_of(
+        RESNET,
+        GROUPS,
+        {name: range(count) for name, count in kept.items()},
+        {branch.add: branch.kept for branch in removed},
+    )
     becomes = measure(cut(RESNET, plan), SHAPE)
     assert MODEL.macs(kept, removed) == becomes.macs
     assert MODEL.parameters(kept, removed) == becomes.parameters

@@ -338,3 +338,17 @@ def test_the_network_is_left_as_it_was() -> None:
     find_groups(network, (3, 16, 16))
     assert network.training and all(module.training for module in network.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_cut_network_can_be_cut_again() -> None:
+    network = trace(ready(NETS["resnet-pad"][0]))
+    x = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    first = {"conv1": (1, 3), "layer2.0.conv2": (0, 2, 3, 7), "layer3.0.conv1": (5,)}
+    network = cut(network, plan_of(network, find_groups(network, (3, 16, 16)), first))
+    groups = find_groups(network, (3, 16, 16))
+    assert [group.name for group in groups if group.reason] == ["layer3.0.conv1", "linear"]
+    second = {"conv1": (1,), "layer2.0.conv2": (1, 2, 3), "layer3.0.conv2": tuple(range(0, 16, 2))}
+    slim = cut(network, plan_of(network, groups, second))
+    mask(network, groups, second)
+    with torch.no_grad():
+        assert (slim(x) - network(x)).abs().max() < 1e-12

@@ -35,9 +35,17 @@ class Net(nn.Module):
         return self.fc(F.relu(self.norm(x + self.b(x))).mean((2, 3)))
 
 
-STREAM = Group("a", 4, (Slice("a", "out", channels(4)), Slice("b", "out", channels(4)),
-                        Slice("norm", "out", channels(4)), Slice("b", "in", channels(4)),
-                        Slice("fc", "in", channels(4))))
+STREAM = Group(
+    "a",
+    4,
+    (
+        Slice("a", "out", channels(4)),
+        Slice("b", "out", channels(4)),
+        Slice("norm", "out", channels(4)),
+        Slice("b", "in", channels(4)),
+        Slice("fc", "in", channels(4)),
+    ),
+)
 
 
 def test_l1_and_l2_are_norms_of_rows_averaged_over_layers() -> None:
@@ -74,8 +82,10 @@ def test_bn_scale_is_the_size_of_gamma() -> None:
 def test_taylor_is_the_first_order_change_of_the_loss() -> None:
     torch.manual_seed(0)
     network = Net().double().eval()
-    batches = [(torch.randn(4, 3, 5, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 0])),
-               (torch.randn(2, 3, 5, 5, dtype=torch.float64), torch.tensor([1, 1]))]
+    batches = [
+        (torch.randn(4, 3, 5, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 0])),
+        (torch.randn(2, 3, 5, 5, dtype=torch.float64), torch.tensor([1, 1])),
+    ]
     images, labels = torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
     group = Group("b", 4, (Slice("b", "out", channels(4)),))
     scores = importance(group, network, "taylor", taylor_gradients(network, batches))
@@ -99,8 +109,9 @@ def test_taylor_leaves_gradients_and_statistics_alone() -> None:
     assert torch.equal(network.norm.running_mean, mean) and network.training
 
 
-@pytest.mark.parametrize(("kind", "message"), [
-    ("taylor", "needs gradients"), ("bn_scale", "no BatchNorm")])
+@pytest.mark.parametrize(
+    ("kind", "message"), [("taylor", "needs gradients"), ("bn_scale", "no BatchNorm")]
+)
 def test_what_a_score_needs_is_told(kind: str, message: str) -> None:
     group = Group("a", 4, (Slice("a", "out", channels(4)),))
     with pytest.raises(StructureError, match=message):
