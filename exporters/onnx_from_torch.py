@@ -6,14 +6,18 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from deploy.errors import VerificationError
-from exporters.qdq_ops import translations
+from exporters.qdq_ops import FakeQuantize, translations
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 OPSET = 18
 INPUT, OUTPUT = "images", "logits"
@@ -32,7 +36,7 @@ def export_onnx(
     ``example`` is one input [B, ...] with B >= 2, so that a batch of one is not taken for a constant.
 
     Raises:
-        VerificationError: The file fails ONNX's checker, or not one quantizer survived the export.
+        VerificationError: The file fails ONNX's checker, or a quantizer was lost on the way.
     """
     import onnx
 
@@ -56,10 +60,7 @@ def export_onnx(
     assert program is not None
     model = program.model_proto
     _fold_constants_into_initializers(model)
-    del model.metadata_props[:]
-    for node in model.graph.node:
-        del node.metadata_props[:]  # stack traces of the exporting machine
-        node.doc_string = ""
+    _forget_the_exporter(model)
     for key, value in sorted((metadata or {}).items()):
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
@@ -67,15 +68,21 @@ def export_onnx(
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
         raise VerificationError(f"{path.name}: onnx.checker refuses the export: {error}") from error
+    wanted = sum(isinstance(part, FakeQuantize) for part in module.modules())
+    written = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    if written < wanted:
+        raise VerificationError(
+            f"{path.name}: {written} QuantizeLinear nodes were written for {wanted} quantizers; "
+            "accepted is one for each; take unused quantizers out of the network"
+        )
     onnx.save(model, path)
     return path
 
 
-def _fold_constants_into_initializers(model: object) -> None:
+def _fold_constants_into_initializers(model: ModelProto) -> None:
     """Constant nodes become shared initializers: one tensor for each distinct scale and zero point."""
     import onnx
 
-    assert isinstance(model, onnx.ModelProto)
     graph = model.graph
     renamed: dict[str, str] = {}
     seen: dict[bytes, str] = {}
@@ -99,8 +106,17 @@ def _fold_constants_into_initializers(model: object) -> None:
     graph.node.extend(kept)
 
 
+def _forget_the_exporter(model: ModelProto) -> None:
+    """Take out stack traces of the exporting machine and the exporter's own bookkeeping."""
+    graph = model.graph
+    notes = (graph.input, graph.output, graph.value_info, graph.initializer, graph.node)
+    for part in (model, graph, *(one for several in notes for one in several)):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
 @contextlib.contextmanager
-def _quiet_exporter():  # type: ignore[no-untyped-def]
+def _quiet_exporter() -> Iterator[None]:
     """Keep the exporter's progress prints and its notes about absent packages off the terminal."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

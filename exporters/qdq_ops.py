@@ -95,7 +95,11 @@ def translations(opset: int) -> dict[Callable[..., Any], Callable[..., Any]]:
         return op.DequantizeLinear(op.QuantizeLinear(x, step, zero), step, zero)
 
     def write_dequantize_weight(q_OX: Any, scale_O: Any, axis: int) -> Any:
-        return op.DequantizeLinear(q_OX, scale_O, axis=axis)
+        if len(q_OX.shape) > 2:
+            return op.DequantizeLinear(q_OX, scale_O, axis=axis)
+        # ONNX Runtime fuses a Gemm only where the zero points of its weights are written out.
+        zeros_O = constant(np.zeros(q_OX.shape[axis], np.int8))
+        return op.DequantizeLinear(q_OX, scale_O, zeros_O, axis=axis)
 
     def write_global_average_pool(x_BCHW: Any) -> Any:
         return op.GlobalAveragePool(x_BCHW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -43,10 +44,11 @@ from toolchain.structure.masks import (
     bake,
     hidden_share,
     kept_channels,
+    mask_channels,
     vanishing,
 )
 from toolchain.structure.plan import Branch, ChannelPlan
-from toolchain.structure.slim import compose, plan_of, slice_state
+from toolchain.structure.slim import compose, cut, plan_of, slice_state
 from toolchain.training import fit
 
 if TYPE_CHECKING:
@@ -54,8 +56,10 @@ if TYPE_CHECKING:
     from toolchain.stages import PqkDistil, PqkPrune, Quantizing
     from toolchain.training_config import Training
 
+# Largest difference of logits in float64 between a slim network and the masked one.
+EXACT = 1e-6
 # Compiled quantizer kernels cost tens of seconds once; below this many images eager ones are done first.
-WORTH_COMPILING_IMAGES = 300_000
+WORTH_COMPILING_IMAGES = 50_000
 
 
 @cache
@@ -82,7 +86,9 @@ def import_teacher(out: Path, ctx: RunContext) -> dict[str, float]:
     data, model = data_of(ctx), ctx.recipe.model
     if data.skipped:
         ctx.say(f"data: {len(data.skipped)} corrupt samples skipped, first {data.skipped[0]}")
-    plain = build_model(model, Path())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(ctx.seed)  # where there is no checkpoint, these are the weights
+        plain = build_model(model, Path())
     if model.checkpoint is not None:
         load_weights(plain, model.checkpoint)
     network = trace(plain).eval()
@@ -108,7 +114,21 @@ def import_teacher(out: Path, ctx: RunContext) -> dict[str, float]:
     spec = Spec(model.builtin, file, dict(model.args), data.input_shape, data.classes)
     student = Student(network, spec, ctx)
     ctx.say(str(student.precision))
-    return student.save(out)
+    numbers = student.save(out)
+    if model.file is not None:
+        _check_travels(out, model.file)
+    return numbers
+
+
+def _check_travels(folder: Path, file: str) -> None:
+    """A user's file is copied along with the weights: it has to work on its own."""
+    try:
+        checkpoint.load(folder)
+    except ConfigError as error:
+        raise ConfigError(
+            f"model.file: {file} does not work without its neighbours ({error.__cause__}); accepted "
+            "is one file that imports nothing from its own folder; move what it imports into it"
+        ) from error
 
 
 def _masked_already(what: str) -> StructureError:
@@ -176,7 +196,16 @@ class Student:
     # quantization
 
     def quantize(self, config: Quantizing) -> None:
-        """Attach quantizers and calibrate them on training images (not augmented)."""
+        """Attach quantizers and calibrate them on training images (not augmented).
+
+        Raises:
+            StructureError: The network is quantized already.
+        """
+        if self.spec.quantization is not None:
+            raise StructureError(
+                "quantize: the network is quantized already; accepted is a float one; "
+                "leave one of the two stages out"
+            )
         quantization = Quantization(
             config.bits,
             config.edge_bits,
@@ -227,10 +256,13 @@ class Student:
             self.spec.input_shape,
             self._ctx.recipe,
             sparsity=sparsity,
+            whole=self._whole(),
             batches=self._task_batches,
             cache=self._ctx.out,
             say=self._ctx.say,
         )
+        if decision.allocation.removed:
+            self._prove_removal(plain, decision)
         attach_views(self.network)
         self.spec = replace(self.spec, masked=True)
         kind = self._ctx.recipe.structure.importance
@@ -246,6 +278,29 @@ class Student:
         )
         self._decision = decision
         return pruner
+
+    def _prove_removal(self, plain: fx.GraphModule, decision: Decision) -> None:
+        """Before any training: without its branches the network is what it is with them masked.
+
+        Raises:
+            StructureError: It is not, because something in a branch answers zeros with something else.
+        """
+        removed = decision.allocation.removed
+        exact = copy.deepcopy(plain).double()
+        masked = copy.deepcopy(exact)
+        attach_views(masked)
+        mask_channels(masked, decision.groups, {}, removed)
+        slim = cut(exact, ChannelPlan(removed={branch.add: branch.kept for branch in removed}))
+        images_BCHW = next(self._calibration_images(8)).double()
+        with torch.no_grad():
+            difference = float((masked(images_BCHW) - slim(images_BCHW)).abs().max())
+        if not difference <= EXACT:
+            names = [branch.name for branch in removed]
+            raise StructureError(
+                f"prune: without {names} logits differ by {difference:.3g} from those with the branches "
+                f"masked; accepted is {EXACT:g}, which a branch that ends in a convolution or a batch "
+                "norm with affine parameters gives; set structure.branches to false, or drop others"
+            )
 
     def _vanishing(self, removed: Sequence[Branch]) -> frozenset[str]:
         """Quantizers that the network has no place for once these branches are gone."""
@@ -267,6 +322,12 @@ class Student:
         state = bare_names(self.network.state_dict())
         plain.load_state_dict({key: state[key] for key in plain.state_dict()})
         return plain.eval()
+
+    def _whole(self) -> fx.GraphModule | None:
+        """The teacher's structure, which goals refer to, where this network was cut out of it."""
+        if self.spec.plan == ChannelPlan():
+            return None
+        return checkpoint.build(replace(self.spec.plain(), plan=ChannelPlan()))
 
     def _task_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Some training batches, not augmented, for gradients and contributions."""
@@ -315,10 +376,10 @@ class Student:
         with torch.no_grad():
             masked, cut = self.network.double().eval(), slim.double().eval()
             difference = float((masked(images_BCHW) - cut(images_BCHW)).abs().max())
-        if not difference <= 1e-6:
+        if not difference <= EXACT:
             raise VerificationError(
                 f"slim: logits differ by {difference:.3g} from the masked network in float64; accepted "
-                "is 1e-6; name the groups that compress-deploy plan marks under structure.ignore"
+                f"is {EXACT:g}; name the groups that compress-deploy plan marks under structure.ignore"
             )
         self.network, self.spec = slim.float(), spec
         self.plan = ChannelPlan() if spec.masked else None

@@ -121,8 +121,8 @@ def is_relu6(network: fx.GraphModule, node: Any) -> bool:
     module = module_of(network, node)
     if isinstance(module, nn.Hardtanh):
         return (module.min_val, module.max_val) == (0.0, 6.0)
-    bounds = [*node.args[1:], *node.kwargs.values()]
-    return [float(bound) for bound in bounds if isinstance(bound, int | float)] == [0.0, 6.0]
+    given = [*node.args[1:], *(v for k, v in node.kwargs.items() if k != "inplace")]
+    return [float(bound) for bound in given if isinstance(bound, int | float)] == [0.0, 6.0]
 
 
 def is_add(network: fx.GraphModule, node: Any) -> bool:

@@ -231,13 +231,14 @@ class TwoNetworks:
         return self._held.only("unimportant")
 
     def _teacher_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
+        # Before the teacher's pass, whose gradient needs its buffers as that pass leaves them.
+        z_s_BC = self._student_logits_untouched(batch) if self._mutual else None
         with use_view(self._network, View.TEACHER):
             z_t_BC = self._network(batch.images_BCHW).float()
         self._teacher_logits_BC = z_t_BC.detach()
         loss = F.cross_entropy(z_t_BC, batch.labels_B, label_smoothing=self._smoothing)
         terms: dict[str, float | Tensor] = {"task": loss}
-        if self._mutual:
-            z_s_BC = self._student_logits_untouched(batch)
+        if z_s_BC is not None:
             terms["mutual"] = kl(z_t_BC, z_s_BC, temperature=self._temperature)
             loss = loss + self._mutual * terms["mutual"]
         return loss, terms

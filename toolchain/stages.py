@@ -8,11 +8,13 @@ Importing this module needs neither torch nor numpy: what a stage works with is 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from deploy.errors import ConfigError
 from toolchain.distillation.config import Distil
 from toolchain.recipe_model import Frozen
 from toolchain.training_config import Training
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from toolchain.run import Artifact, RunContext
 
 CUT = "cut.json"
+# What is shipped says by which recipe it was made.
+SHIPPED = ("name", "model", "data", "precision", "target", "goals", "structure")
 
 
 class StageModel(Frozen):
@@ -201,7 +205,7 @@ class Train(StageModel, Training):
 class Export(StageModel):
     """Lower for the target, write ONNX, prove it equal, and pack the bundle."""
 
-    uses: ClassVar[tuple[str, ...]] = ("data", "precision", "target", "name")
+    uses: ClassVar[tuple[str, ...]] = SHIPPED
     stage: Literal["export"] = "export"
     samples: int = Field(16, ge=1, description="sample inputs in the bundle")
     static_int8: Literal["minmax", "entropy", "percentile"] | None = Field(
@@ -218,7 +222,7 @@ class Export(StageModel):
 class Report(StageModel):
     """Measure teacher and student as shipped, once on the test part, and compare with the goals."""
 
-    uses: ClassVar[tuple[str, ...]] = ("data", "precision", "target", "name", "goals")
+    uses: ClassVar[tuple[str, ...]] = SHIPPED
     stage: Literal["report"] = "report"
     latency_s: float = Field(3.0, gt=0, description="seconds of timing for each model")
     latency_runs: int = Field(500, ge=10)
@@ -248,6 +252,35 @@ def standard_chain() -> tuple[StageModel, ...]:
     return (Teacher(), PqkPrune(), PqkDistil(), Slim(), Recover(), Export(), Report())
 
 
+def check_order(stages: Sequence[StageModel]) -> None:
+    """Refuse, before any hours are spent, a chain in which a stage could only fail.
+
+    Raises:
+        ConfigError: Names the stage and what it lacks.
+    """
+    before, masked, quantized = "", False, False
+    for stage in stages:
+        name, wrong = stage.stage, None
+        if (name == "teacher") != (before == ""):
+            wrong = "teacher comes first, and only first"
+        elif (name == "report") != (before == "export"):
+            wrong = "report follows export at once, and nothing else does"
+        elif name in ("slim", "pqk-distil") and not masked:
+            wrong = "nothing is masked there"
+        elif name in ("prune", "pqk-prune") and masked:
+            wrong = "the network is masked there already"
+        elif name == "quantize" and quantized:
+            wrong = "the network is quantized there already"
+        if wrong is not None:
+            raise ConfigError(
+                f"stages: {name} after {before or 'nothing'}: {wrong}; accepted is e.g. "
+                f"{', '.join(known.stage for known in standard_chain())}; reorder them"
+            )
+        masked = name in ("prune", "pqk-prune") or (masked and name != "slim")
+        quantized = quantized or name in ("quantize", "pqk-prune")
+        before = name
+
+
 def run_recipe(
     recipe: Recipe, *, out: Path, allow_missed: bool, progress: Progress | None = None
 ) -> int:
@@ -255,6 +288,7 @@ def run_recipe(
 
     What the last stage made is laid out in ``out/<name>-<key>``, with the report's files at the top.
     """
+    check_order(recipe.stages)
     from toolchain.shipping import present
 
     if recipe.threads is not None:

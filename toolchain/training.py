@@ -254,7 +254,11 @@ class _Loop:
         self._sums.clear()
         log.write("epoch", self._step, {**numbers, "images_per_s": self._images_per_s()})
         self._history.append(numbers)
-        shown = {k.replace("_", " "): v for k, v in numbers.items() if k not in ("epoch", "lr")}
+        hidden = {"epoch", "lr"} | {k for k in numbers if "strength." in k}
+        for key in set(numbers) - hidden:  # without other terms the task is the loss
+            if key == "task" or key.endswith(".task"):
+                hidden |= {key} if numbers[key] == numbers.get(f"{key[:-4]}loss") else set()
+        shown = {k.replace("_", " "): v for k, v in numbers.items() if k not in hidden}
         task.epoch(round(epoch, 2), round(self._total / self._epoch_steps, 2), shown)
 
     def _validation(self, network: nn.Module) -> Mapping[str, float]:

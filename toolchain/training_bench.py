@@ -35,7 +35,7 @@ from toolchain.pqk import ChannelPruner, PruningObjective, TwoNetworks
 from toolchain.precision import Precision, choose_precision
 from toolchain.quantization import kernels
 from toolchain.quantization.attach import Quantization, attach_quantizers, calibrate
-from toolchain.quantization.attached import attach_teacher_norms, attach_views
+from toolchain.quantization.attached import attach_teacher_norms
 from toolchain.structure.groups import find_groups
 from toolchain.structure.importance import importance
 from toolchain.structure.masks import HeldStill
@@ -85,12 +85,16 @@ def random_data(batch_size: int) -> Data:
 
 
 class Bench:
-    """The four ways of training one network, each with a network of its own."""
+    """The four ways of training one network.
+
+    Attributes:
+        modes: By name, the network of each, placed on the device, and what is minimized.
+    """
 
     def __init__(self, depth: int, batch_size: int, precision: Precision) -> None:
         self._depth, self._batch_size, self._precision = depth, batch_size, precision
         self._data = random_data(batch_size)
-        self._modes: dict[str, tuple[fx.GraphModule, Objective]] = {}
+        self.modes: dict[str, tuple[fx.GraphModule, Objective]] = {}
         for name, prepare in (
             (PLAIN, self._plain),
             ("quantization-aware", self._quantized),
@@ -98,20 +102,20 @@ class Bench:
             ("PQK phase 2", self._two_networks),
         ):
             network = self._network()
-            self._modes[name] = (network, prepare(network))
+            self.modes[name] = (network, prepare(network))
 
     def measure(self, seconds: float, rounds: int) -> list[Mode]:
         """Every mode for ``seconds`` in each round."""
-        for name in self._modes:
-            self._train(name, WARM_UP_STEPS)
-        paces = {name: self._train(name, PACE_STEPS) for name in self._modes}
+        for name in self.modes:
+            self.train(name, WARM_UP_STEPS)
+        paces = {name: self.train(name, PACE_STEPS) for name in self.modes}
         steps = {
             name: max(1, round(seconds * pace / self._batch_size)) for name, pace in paces.items()
         }
-        speeds: dict[str, list[float]] = {name: [] for name in self._modes}
+        speeds: dict[str, list[float]] = {name: [] for name in self.modes}
         for _ in range(rounds):
-            for name in self._modes:
-                speeds[name].append(self._train(name, steps[name]))
+            for name in self.modes:
+                speeds[name].append(self.train(name, steps[name]))
         return [
             Mode(
                 name,
@@ -121,9 +125,9 @@ class Bench:
             for name, found in speeds.items()
         ]
 
-    def _train(self, name: str, steps: int) -> float:
+    def train(self, name: str, steps: int) -> float:
         """Images per second over this many steps."""
-        network, objective = self._modes[name]
+        network, objective = self.modes[name]
         config = Training(
             epochs=steps / EPOCH_STEPS,
             batch_size=self._batch_size,
@@ -180,7 +184,6 @@ class Bench:
     def _pruner(self, network: fx.GraphModule) -> ChannelPruner:
         """Half of every group's channels may go."""
         groups = [group for group in find_groups(self._network(), SHAPE) if group.reason is None]
-        attach_views(network)
         self._quantize(network)
         kept = {group.name: round((1 - SPARSITY) * group.channels) for group in groups}
         return ChannelPruner(

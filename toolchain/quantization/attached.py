@@ -195,9 +195,7 @@ def strip_views(network: nn.Module) -> nn.Module:
     """
     with use_view(network, View.STUDENT):
         for module in list(network.modules()):
-            for name in ("weight", "bias"):
-                if parametrize.is_parametrized(module, name):
-                    parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            _bake(module)
     for module in list(network.modules()):
         for plain, viewed in VIEWED.items():
             if type(module) is viewed:
@@ -209,6 +207,25 @@ def strip_views(network: nn.Module) -> nn.Module:
             module.source_O = torch.where(seen_O, module.source_O, -1)
             _become(module, PadShortcut)
     return network
+
+
+def _bake(module: nn.Module) -> None:
+    """Put the values that are seen into the latent tensors and make these the module's own.
+
+    `torch.nn.utils.parametrize.remove_parametrizations` would break every deep copy of the module: it
+    takes the properties off a class that copies share.
+    """
+    seen: dict[str, tuple[nn.Parameter, Tensor]] = {}
+    for name in ("weight", "bias"):
+        if _attachment(module, name) is not None:
+            value = getattr(module, name).detach().clone(memory_format=torch.preserve_format)
+            seen[name] = latent_parameter(module, name), value
+    if seen:
+        module.__class__ = parametrize.type_before_parametrizations(module)
+        del module.parametrizations
+        for name, (latent, value) in seen.items():
+            latent.data = value
+            module.register_parameter(name, latent)
 
 
 def _become(module: nn.Module, plain: type[nn.Module]) -> None:

@@ -34,6 +34,9 @@ from toolchain.quantization.attached import latent_parameter, strip_views, weigh
 
 Target = Literal["ort-cpu"]
 SIGNED_ZERO_POINT = 128
+# Of channels whose weights are all zero: any step is right for them, but ONNX Runtime rounds a bias to
+# multiples of the input's step times this one.
+FINE_STEP = 2.0**-10
 
 CONVOLUTIONS = (
     nn.Conv1d,
@@ -43,6 +46,7 @@ CONVOLUTIONS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
+INTEGER_FORMS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 class IntegerLayer(nn.Module):
@@ -56,6 +60,11 @@ class IntegerLayer(nn.Module):
         self, layer: nn.Module, q_OX: Tensor, scale_O: Tensor, bias_O: Tensor | None, axis: int = 0
     ) -> None:
         super().__init__()
+        if not isinstance(layer, INTEGER_FORMS):
+            raise StructureError(
+                f"export: a quantized {type(layer).__name__} has no integer form; accepted are "
+                "Conv1d, Conv2d, ConvTranspose2d and Linear; name it under quantize.ignore"
+            )
         self.axis = axis
         if bias_O is None:  # torch.onnx would build the absent bias at run time, out of float nodes
             bias_O = torch.zeros_like(scale_O)
@@ -87,12 +96,8 @@ def _apply(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             layer.groups,
             layer.dilation,
         )
-    if isinstance(layer, nn.Conv1d | nn.Conv2d):
-        return layer._conv_forward(x, weight, bias)
-    raise StructureError(
-        f"export: a quantized {type(layer).__name__} has no integer form; accepted are Conv1d, Conv2d, "
-        "ConvTranspose2d and Linear; name it under quantize.ignore"
-    )
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
+    return layer._conv_forward(x, weight, bias)
 
 
 class GlobalAveragePool(nn.Module):
@@ -219,10 +224,12 @@ def _lower_layer(network: fx.GraphModule, node: fx.Node, layer: _ConvNd | nn.Lin
             scale_O = (scale_O.double() * f_O.abs()).to(dtype)
             sign_O = torch.where(scale_O > 0, f_O.sign(), 0).to(q_OX.dtype)
             q_OX = q_OX * sign_O.view(shape)
-            scale_O = torch.where(scale_O > 0, scale_O, torch.ones_like(scale_O))
         following[0].replace_all_uses_with(node)
         network.graph.erase_node(following[0])
     bias_O = None if bias_O is None else bias_O.to(dtype)
+    if scale_O is not None:
+        dead_O = (q_OX == 0).transpose(0, axis).flatten(1).all(1)
+        scale_O = torch.where(dead_O, FINE_STEP, scale_O)
     plain = _geometry(layer)
     if scale_O is None or (isinstance(layer, nn.Linear) and _is_head(network, node)):
         # A float kernel wants a float weight: int8 + DequantizeLinear would be one node more.

@@ -24,7 +24,7 @@ from toolchain.quantization.views import View, Viewed
 
 QuantizerKind = Literal["lsq", "minmax"]
 TINY = 1e-12
-HAIR = 1e-3
+HAIR = 1e-6
 
 
 class _LearnedStep(torch.autograd.Function):
@@ -47,7 +47,7 @@ class _LearnedStep(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, None]:
         v_OX, q_OX = ctx.saved_tensors  # type: ignore[attr-defined]
         # The largest weight divided by its share of itself is the largest integer or a hair above.
-        inside_OX = v_OX.abs() <= ctx.q_max + HAIR  # type: ignore[attr-defined]
+        inside_OX = v_OX.abs() <= ctx.q_max * (1 + HAIR)  # type: ignore[attr-defined]
         step_OX = torch.where(inside_OX, q_OX - v_OX, q_OX) * grad_OX
         rest = tuple(range(1, grad_OX.dim()))
         steps = max(grad_OX[0].numel() * ctx.q_max, 1)  # type: ignore[attr-defined]

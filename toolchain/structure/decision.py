@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, fx
 
+from deploy.errors import ConfigError
+
 from toolchain.structure.allocation import Allocation, allocate, smallest
 from toolchain.structure.branches import branch_contributions, find_branches
-from toolchain.structure.cost import CostModel, measure
+from toolchain.structure.cost import Cost, CostModel, measure
 from toolchain.structure.groups import find_groups
 from toolchain.structure.importance import importance, taylor_gradients
 from toolchain.structure.latency_table import LatencyTable
@@ -94,6 +96,7 @@ def decide(
     recipe: Recipe,
     *,
     sparsity: float | None = None,
+    whole: fx.GraphModule | None = None,
     batches: Batches,
     cache: Path,
     say: Say = lambda text: None,
@@ -103,6 +106,8 @@ def decide(
     Args:
         network: Plain, without views.
         sparsity: Share of channels to remove, in place of the recipe's goals.
+        whole: The network that the goals' shares refer to, where ``network`` was cut out of it
+            before; default ``network``.
         batches: Gives normalised images and labels, for gradients and contributions.
         cache: Folder below which measured times are kept.
         say: Told how far a long measurement is.
@@ -113,6 +118,8 @@ def decide(
     """
     findings = examine(network, input_shape, recipe, batches=batches, cache=cache, say=say)
     goal = goal_of(recipe.structure, recipe.goals) if sparsity is None else {"sparsity": sparsity}
+    if whole is not None:
+        goal = _of_what_is_left(goal, measure(whole, input_shape), findings.cost_model.cost)
     return Decision(findings, findings.allocate(recipe.structure, goal))
 
 
@@ -166,6 +173,25 @@ def goal_of(structure: StructureConfig, goals: Goals) -> dict[str, float]:
         "latency": latency,
     }
     return {name: share for name, share in asked.items() if share is not None}
+
+
+def _of_what_is_left(goal: dict[str, float], whole: Cost, left: Cost) -> dict[str, float]:
+    """Shares of the whole network, as shares of what earlier cuts left of it.
+
+    Raises:
+        ConfigError: A latency goal: no table holds the times of layers that are gone.
+    """
+    if "latency" in goal:
+        raise ConfigError(
+            "structure: a latency goal for a network that was cut before; accepted there are macs, "
+            "parameters or a stage's sparsity; set structure.macs"
+        )
+    factors = {
+        "macs": whole.macs / left.macs,
+        "parameters": whole.parameters / left.parameters,
+        "sparsity": 1.0,
+    }
+    return {name: min(1.0, share * factors[name]) for name, share in goal.items()}
 
 
 def _told(say: Say) -> Callable[[int, int], None]:

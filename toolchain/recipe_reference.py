@@ -1,0 +1,215 @@
+"""The reference of recipes, written from the types that read them.
+
+python -m toolchain.recipe_reference docs/recipes.md
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from deploy.errors import ConfigError, StorageError
+from toolchain.distillation.config import Distil, DistilLoss
+from toolchain.recipe import (
+    AugmentConfig,
+    DataConfig,
+    Goals,
+    ModelConfig,
+    PreprocessConfig,
+    Recipe,
+    StructureConfig,
+)
+from toolchain.recipe_names import named
+from toolchain.stages import STAGES, Quantizing, standard_chain
+from toolchain.training_config import Training
+
+COMMAND = "python -m toolchain.recipe_reference docs/recipes.md"
+SHARED: Mapping[type[BaseModel], str] = {Training: "training", Quantizing: "quantizing"}
+_TYPES = {"integer": "whole number", "string": "text", "boolean": "`true` or `false`"}
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_SECTIONS: Mapping[str, tuple[str, type[BaseModel]]] = {
+    model.__name__: (title, model)
+    for title, model in (
+        ("model", ModelConfig),
+        ("data.preprocess", PreprocessConfig),
+        ("data.augment", AugmentConfig),
+        ("goals", Goals),
+        ("structure", StructureConfig),
+        ("distil", Distil),
+        ("distil.losses", DistilLoss),
+    )
+}
+
+
+def reference() -> str:
+    """The whole page, in Markdown."""
+    from toolchain.distillation.controllers import CONTROLLERS
+    from toolchain.distillation.losses import LOSSES
+
+    kinds = get_args(DataConfig)
+    chain = " → ".join(f"`{stage.stage}`" for stage in standard_chain())
+    parts = [
+        "# What a recipe can say",
+        f"Written by `{COMMAND}` from the types that read recipes. A key that is not here is an "
+        "error that names the nearest one that is. `compress-deploy recipe show RECIPE --resolved` "
+        "prints every value that a recipe comes to, `compress-deploy recipe schema` a JSON Schema "
+        "for editors.",
+        *_section("The recipe", Recipe),
+        *_section("model", ModelConfig),
+        "Built-in networks: " + _names(name for name, _ in named("models")) + ".",
+        *_section("data", kinds[0].__base__),
+        *(part for kind in kinds for part in _variant("data", "kind", kind, kinds[0].__base__)),
+        *_section("data.preprocess", PreprocessConfig),
+        *_section("data.augment", AugmentConfig),
+        *_section("goals", Goals),
+        *_section("structure", StructureConfig),
+        _bullets(f"`{name}`: {about}" for name, about in named("importances")),
+        "## stages",
+        f"A list, run in its order; each entry names its `stage`. Without it: {chain}.",
+        *(part for stage in STAGES for part in _variant("stages", "stage", stage, *SHARED)),
+        *(part for model, title in SHARED.items() for part in _section(title, model)),
+        *_section("distil", Distil),
+        f"Controllers: {_names(CONTROLLERS)}.",
+        *_section("distil.losses", DistilLoss),
+        f"Losses: {_names(LOSSES)}.",
+    ]
+    return "\n\n".join(parts).replace("``", "`") + "\n"
+
+
+def _section(title: str, model: type[BaseModel]) -> Iterator[str]:
+    yield f"## {title}"
+    yield _about(model)
+    yield _table(_properties(model), _explained(model))
+
+
+def _variant(
+    section: str, key: str, model: type[BaseModel], *bases: type[BaseModel]
+) -> Iterator[str]:
+    """One kind of an entry, without the fields that it has from ``bases`` unchanged."""
+    own = _properties(model)
+    name = own.pop(key)["const"]
+    yield f"### {section}: {name}"
+    used = [base for base in bases if issubclass(model, base) and base in SHARED]
+    for base in bases:
+        if issubclass(model, base):
+            inherited = _properties(base)
+            own = {field: told for field, told in own.items() if told != inherited.get(field)}
+    also = " and ".join(f"[{SHARED[base]}](#{SHARED[base]})" for base in used)
+    yield _about(model) + (f" Also takes the settings of {also}." if also else "")
+    if own:
+        yield _table(own, _explained(model))
+
+
+def _about(model: type[BaseModel]) -> str:
+    """What a docstring says before it lists attributes."""
+    text = (inspect.getdoc(model) or "").partition("\nAttributes:")[0]
+    return " ".join(text.split())
+
+
+def _properties(model: type[BaseModel]) -> dict[str, Any]:
+    """The fields as JSON Schema, with whether each is required."""
+    schema = model.model_json_schema()
+    needed = set(schema.get("required", ()))
+    return {
+        name: {**told, "required": name in needed} for name, told in schema["properties"].items()
+    }
+
+
+def _explained(model: type[BaseModel]) -> dict[str, str]:
+    """Field to sentence, from descriptions and from the docstrings' lists of attributes."""
+    said: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        listed = (inspect.getdoc(base) or "").partition("\nAttributes:")[2]
+        for name, text in re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", listed, re.MULTILINE):
+            said[name] = " ".join(text.split()).rstrip(".")
+    described = {name: field.description for name, field in model.model_fields.items()}
+    return said | {name: text for name, text in described.items() if text}
+
+
+def _table(properties: Mapping[str, Any], explained: Mapping[str, str]) -> str:
+    lines = ["| key | accepted | default | |", "| --- | --- | --- | --- |"]
+    for name, told in properties.items():
+        cells = [f"`{name}`", _accepted(told), _default(told), explained.get(name, "")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _accepted(told: Mapping[str, Any]) -> str:
+    """A JSON Schema in words."""
+    if "$ref" in told:
+        title, _ = _referred(told)
+        return f"see [{title}](#{title.replace('.', '')})"
+    if "oneOf" in told:
+        return f"one of {_names(sorted(told['discriminator']['mapping']))}"
+    if "anyOf" in told:
+        kinds = [_accepted(one) for one in told["anyOf"] if one.get("type") != "null"]
+        return " or ".join(kinds if told.get("default") is None else [*kinds, "`null`"])
+    if "enum" in told:
+        return _names(told["enum"])
+    if "const" in told:
+        return f"`{json.dumps(told['const']).strip(chr(34))}`"
+    if told.get("type") == "array":
+        return f"list: {_accepted(told['items'])}"
+    if told.get("type") == "object":
+        values = told.get("additionalProperties")
+        return f"mapping: {_accepted(values)}" if isinstance(values, dict) else "mapping"
+    if told.get("format") == "path":
+        return "path"
+    kind = told.get("type", "anything")
+    bounds = [f"{sign} {told[key]:,}" for key, sign in _BOUNDS.items() if key in told]
+    return " ".join([_TYPES.get(kind, kind), ", ".join(bounds)]).rstrip()
+
+
+def _default(told: Mapping[str, Any]) -> str:
+    if told["required"]:
+        return "required"
+    if "default" not in told:
+        return "the standard chain"
+    default = told["default"]
+    for kind in (told, *told.get("anyOf", ())):
+        if "$ref" in kind and default is not None:
+            _, model = _referred(kind)
+            if default == model().model_dump(mode="json"):
+                return "its defaults"
+    return "none" if default is None else f"`{json.dumps(default)}`"
+
+
+def _referred(told: Mapping[str, Any]) -> tuple[str, type[BaseModel]]:
+    return _SECTIONS[told["$ref"].rpartition("/")[2]]
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page to the file named on the command line."""
+    try:
+        if len(arguments) != 1:
+            raise ConfigError(f"{len(arguments)} files given; accepted is one; try {COMMAND}")
+        out = Path(arguments[0])
+        try:
+            out.write_text(reference(), encoding="utf-8")
+        except OSError as error:
+            raise StorageError(
+                f"{out}: cannot be written ({error.strerror}); give a file in a folder that can"
+            ) from error
+    except (ConfigError, StorageError) as error:
+        print(f"recipe_reference: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
