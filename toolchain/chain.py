@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
-from deploy.errors import ConfigError, DataError, StructureError, VerificationError
+from deploy.errors import ConfigError, StructureError, VerificationError
 from toolchain import checkpoint
 from toolchain.checkpoint import Spec
 from toolchain.data.batches import evaluation_batches
@@ -24,9 +24,6 @@ from toolchain.distillation.spots import LOGITS
 from toolchain.distillation.teachers import FrozenTeacher
 from toolchain.distillation.terms import build_terms, recovery_objective
 from toolchain.evaluation import evaluate
-from toolchain.graph import trace
-from toolchain.models.source import build_model
-from toolchain.models.weights import load_weights
 from toolchain.objective import Batch, Objective
 from toolchain.optimizers import quantizer_scales
 from toolchain.pqk import ChannelPruner, PruningObjective, TwoNetworks, WeightPruner
@@ -37,7 +34,12 @@ from toolchain.quantization.attached import attach_teacher_norms, attach_views, 
 from toolchain.stages import CUT
 from toolchain.structure.cost import network_macs, network_parameters
 from toolchain.structure.decision import Decision, decide
-from toolchain.structure.importance import importance, taylor_gradients
+from toolchain.structure.importance import (
+    Gradients,
+    importance,
+    producers,
+    taylor_gradients,
+)
 from toolchain.structure.masks import (
     HeldStill,
     attach_element_masks,
@@ -47,7 +49,7 @@ from toolchain.structure.masks import (
     mask_channels,
     vanishing,
 )
-from toolchain.structure.plan import Branch, ChannelPlan
+from toolchain.structure.plan import Branch, ChannelPlan, Group
 from toolchain.structure.slim import compose, cut, plan_of, slice_state
 from toolchain.training import fit
 
@@ -75,60 +77,6 @@ def _load_data(config_json: str) -> Data:
 def data_of(ctx: RunContext) -> Data:
     """The recipe's data, read once in a process."""
     return _load_data(ctx.recipe.data.model_dump_json())
-
-
-def import_teacher(out: Path, ctx: RunContext) -> dict[str, float]:
-    """Build, load, trace, check and measure the recipe's model; write it to ``out``.
-
-    Raises:
-        DataError: Its logits do not match the data's classes, or it does not take the data's images.
-    """
-    data, model = data_of(ctx), ctx.recipe.model
-    if data.skipped:
-        ctx.say(f"data: {len(data.skipped)} corrupt samples skipped, first {data.skipped[0]}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(ctx.seed)  # where there is no checkpoint, these are the weights
-        plain = build_model(model, Path())
-    if model.checkpoint is not None:
-        load_weights(plain, model.checkpoint)
-    network = trace(plain).eval()
-    with torch.no_grad():
-        try:
-            logits_BC = network(torch.zeros(2, *data.input_shape))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise DataError(
-                f"model: does not take images of shape {data.input_shape} ({reason}); accepted is what "
-                "the data holds; change model.args or data.image_size"
-            ) from error
-    if logits_BC.dim() != 2 or logits_BC.shape[1] != len(data.classes):
-        raise DataError(
-            f"model: gives an output of shape {tuple(logits_BC.shape)} for 2 images and the data has "
-            f"{len(data.classes)} classes; accepted is [batch, {len(data.classes)}]; "
-            "change model.args or the data"
-        )
-    file = None
-    if model.file is not None:
-        path, _, builder = model.file.rpartition(":")
-        file = f"{Path(path).resolve()}:{builder}"
-    spec = Spec(model.builtin, file, dict(model.args), data.input_shape, data.classes)
-    student = Student(network, spec, ctx)
-    ctx.say(str(student.precision))
-    numbers = student.save(out)
-    if model.file is not None:
-        _check_travels(out, model.file)
-    return numbers
-
-
-def _check_travels(folder: Path, file: str) -> None:
-    """A user's file is copied along with the weights: it has to work on its own."""
-    try:
-        checkpoint.load(folder)
-    except ConfigError as error:
-        raise ConfigError(
-            f"model.file: {file} does not work without its neighbours ({error.__cause__}); accepted "
-            "is one file that imports nothing from its own folder; move what it imports into it"
-        ) from error
 
 
 def _masked_already(what: str) -> StructureError:
@@ -273,11 +221,19 @@ class Student:
             decision.groups,
             decision.allocation.widths,
             removed,
-            lambda group: importance(group, self.network, kind, gradients),
+            lambda group: importance(group, self.network, kind, self._placed(gradients, group)),
             lambda: self._vanishing(removed),
         )
         self._decision = decision
         return pruner
+
+    def _placed(self, gradients: Mapping[str, Tensor] | None, group: Group) -> Gradients | None:
+        """The gradients that a group's score reads, where the network is by now."""
+        if gradients is None:
+            return None
+        names = [f"{part.module}.weight" for part in producers(group, self.network)]
+        device = next(self.network.parameters()).device
+        return {name: gradients[name].to(device) for name in names}
 
     def _prove_removal(self, plain: fx.GraphModule, decision: Decision) -> None:
         """Before any training: without its branches the network is what it is with them masked.

@@ -76,7 +76,7 @@ class Teacher(StageModel):
         return digest.hexdigest()
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
-        from toolchain.chain import import_teacher
+        from toolchain.teacher import import_teacher
 
         return import_teacher(out, ctx)
 

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
+from deploy.errors import StructureError
 from toolchain.models.shortcut import PadShortcut
 from toolchain.quantization.views import View, Viewed, use_view
 from toolchain.quantization.weights import WeightView
@@ -120,10 +121,15 @@ def attach_views(network: nn.Module, elements: bool = False) -> nn.Module:
     """Give every weight, bias and batch norm its view, in place; the student's output is unchanged.
 
     ``elements`` adds masks of single weights.
+
+    Raises:
+        StructureError: A weight is computed by something else, such as a weight norm.
     """
-    modules = list(network.modules())
-    teachers = {id(module.teacher) for module in modules if isinstance(module, _ViewedBatchNorm)}
-    for module in modules:
+    modules = dict(network.named_modules())
+    teachers = {
+        id(module.teacher) for module in modules.values() if isinstance(module, _ViewedBatchNorm)
+    }
+    for path, module in modules.items():
         if isinstance(module, _ViewedBatchNorm | ViewedPadShortcut) or id(module) in teachers:
             continue
         for plain, viewed in VIEWED.items():
@@ -137,6 +143,11 @@ def attach_views(network: nn.Module, elements: bool = False) -> nn.Module:
                 module.register_buffer(name, torch.ones(size, dtype=torch.bool, device=device))
             vars(module)["masked"] = False
         if isinstance(module, _ConvNd | nn.Linear) and weight_view(module) is None:
+            if "weight" not in dict(module.named_parameters(recurse=False)):
+                raise StructureError(
+                    f"model: the weight of {path!r} is computed from other tensors; accepted is a "
+                    "plain parameter; remove the weight norm or parametrization from the model first"
+                )
             transposed = isinstance(module, _ConvTransposeNd)
             per_input = not (isinstance(module, _ConvNd) and module.groups > 1)
             view = WeightView(module.weight, int(transposed), per_input, elements)

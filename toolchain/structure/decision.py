@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor, fx
 
 from deploy.errors import ConfigError
-
 from toolchain.structure.allocation import Allocation, allocate, smallest
 from toolchain.structure.branches import branch_contributions, find_branches
 from toolchain.structure.cost import Cost, CostModel, measure

@@ -104,7 +104,7 @@ def test_least_squares_is_no_worse_than_the_range(
     quantizer = quantizer_of(absorbs, values, bits)
 
     def squared() -> float:
-        return float((quantizer(values) - values).double().square().mean())
+        return (quantizer(values) - values).double().square().mean().item()
 
     widest = squared()
     quantizer.calibrate(values, "mse")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from deploy.errors import StructureError
 from toolchain.models.shortcut import PadShortcut
 from toolchain.quantization.attached import (
     VectorView,
@@ -233,6 +234,23 @@ def test_bias_and_norm_are_hidden_in_the_students_view_alone() -> None:
     assert network(x)[:, 0].any()
     with use_view(network, View.TEACHER):
         assert network(x)[:, 1].any()
+
+
+def test_weights_that_are_computed_are_refused() -> None:
+    network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 1)))
+    with pytest.raises(StructureError, match="weight of '0' is computed from other tensors"):
+        attach_views(network)
+
+
+def test_baking_a_copy_leaves_the_original_alone(builtin: Any) -> None:
+    network = attach_views(builtin.network)
+    hide(network)
+    want = network(builtin.images)
+    stripped = strip_views(copy.deepcopy(network))
+    assert torch.equal(stripped(builtin.images), want)
+    assert torch.equal(network(builtin.images), want)
+    with use_view(network, View.LATENT):
+        assert not torch.equal(network(builtin.images), want)
 
 
 def test_depthwise_and_transposed_convolutions_have_the_masks_of_their_kind() -> None:
