@@ -36,7 +36,7 @@ test-all: lint ## also the slow tests, and those for hardware that is there
 	@$(PYTEST)
 
 bench: .venv ## training throughput on this machine, as ratios to plain training
-	@$(BIN)/python -m toolchain.training_bench
+	@$(BIN)/python -m toolchain.training.bench
 
 lint: .venv ## ruff and mypy
 	@$(BIN)/ruff check .

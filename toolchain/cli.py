@@ -97,8 +97,8 @@ def run(
     Trains, cuts, quantizes, exports, verifies against the teacher and measures; leaves a bundle and
     a report in the output folder.
     """
-    from toolchain.progress import Progress
-    from toolchain.recipe_file import load_recipe
+    from toolchain.recipe.reading import load_recipe
+    from toolchain.training.progress import Progress
 
     given = [*(overrides or []), *([f"threads={threads}"] if threads is not None else [])]
     loaded = load_recipe(recipe, given)
@@ -120,7 +120,7 @@ def plan(
     Prints each group of channels with its share of the network, what cannot be cut and why, and the
     smallest network within reach. Exit status 1 when a goal is out of reach.
     """
-    from toolchain.recipe_file import load_recipe
+    from toolchain.recipe.reading import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
 
@@ -141,7 +141,7 @@ def recipe_show(
 
     Overrides are applied and paths are absolute.
     """
-    from toolchain.recipe_file import dump_recipe, load_recipe
+    from toolchain.recipe.reading import dump_recipe, load_recipe
 
     loaded = load_recipe(recipe, overrides or [], need_files=False)
     print(dump_recipe(loaded, defaults=resolved), end="")
@@ -155,7 +155,7 @@ def recipe_schema() -> None:
     """
     import json
 
-    from toolchain.recipe import Recipe
+    from toolchain.recipe.schema import Recipe
 
     print(json.dumps(Recipe.model_json_schema(), indent=2))
 
@@ -174,7 +174,7 @@ def list_names(
     what: Annotated[Listable, typer.Argument(help="What to list.", show_default=False)],
 ) -> None:
     """List the names that a recipe can use."""
-    from toolchain.recipe_names import named
+    from toolchain.recipe.names import named
 
     rows = named(what.value)
     width = max(len(name) for name, _ in rows)
@@ -190,7 +190,7 @@ def results(
     out: Annotated[Path, typer.Option(metavar="FILE.md", help="Where the table goes.")],
 ) -> None:
     """Write a table of results from finished runs."""
-    from toolchain.results import write_table
+    from toolchain.runs.table import write_table
 
     write_table(runs, out)
 
@@ -198,7 +198,7 @@ def results(
 @app.command("version")
 def version() -> None:
     """Print the versions of this program and its packages."""
-    from toolchain.run import installed_versions
+    from toolchain.runs.artifacts import installed_versions
 
     for name, number in installed_versions().items():
         print(f"{name} {number}")

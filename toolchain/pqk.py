@@ -26,8 +26,6 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from toolchain.distillation.losses import kl
-from toolchain.objective import Batch, Objective, Update, trainable
-from toolchain.optimizers import quantizer_scales
 from toolchain.quantization.attached import (
     ViewedBatchNorm1d,
     ViewedBatchNorm2d,
@@ -38,6 +36,8 @@ from toolchain.quantization.attached import (
 from toolchain.quantization.views import View, use_view
 from toolchain.structure.masks import HeldStill, hidden_share, mask_channels, mask_weights
 from toolchain.structure.plan import Branch, Group
+from toolchain.training.objective import Batch, Objective, Update, trainable
+from toolchain.training.optimizers import quantizer_scales
 
 Scores = Callable[[Group], Tensor]
 

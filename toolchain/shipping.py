@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +21,17 @@ from exporters.onnx_from_torch import INPUT, OUTPUT, export_onnx
 from exporters.ort_graph import kernel_report
 from exporters.verify import FLOAT32, INT8, Verification, verify
 from toolchain import checkpoint
-from toolchain.chain import data_of
 from toolchain.data.batches import evaluation_batches
 from toolchain.data.samples import Data, Split
-from toolchain.evaluation import predict_logits
-from toolchain.precision import Precision
 from toolchain.quantization.lowering import lower
-from toolchain.run import installed_versions
+from toolchain.runs.artifacts import installed_versions
+from toolchain.student import data_of
+from toolchain.training.evaluation import predict_logits
+from toolchain.training.precision import Precision
 
 if TYPE_CHECKING:
-    from toolchain.recipe import Recipe
-    from toolchain.run import Artifact, RunContext
+    from toolchain.recipe.schema import Recipe
+    from toolchain.runs.artifacts import Artifact, RunContext
     from toolchain.stages import Export, Report
 
 # What a runtime computes is compared with torch in float32, whatever precision trained it.
@@ -216,6 +217,7 @@ def report(config: Report, source: Artifact, out: Path, ctx: RunContext) -> dict
     made = build_report(
         name=recipe.name,
         seed=ctx.seed,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
         teacher=numbers["teacher"],
         student=numbers["student"],
         goals=recipe.goals.model_dump(exclude_none=True),

@@ -16,13 +16,13 @@ from pydantic import Field
 
 from deploy.errors import ConfigError
 from toolchain.distillation.config import Distil
-from toolchain.recipe_model import Frozen
-from toolchain.training_config import Training
+from toolchain.recipe.base import Frozen
+from toolchain.training.config import Training
 
 if TYPE_CHECKING:
-    from toolchain.progress import Progress
-    from toolchain.recipe import Recipe
-    from toolchain.run import Artifact, RunContext
+    from toolchain.recipe.schema import Recipe
+    from toolchain.runs.artifacts import Artifact, RunContext
+    from toolchain.training.progress import Progress
 
 CUT = "cut.json"
 # What is shipped says by which recipe it was made.
@@ -65,7 +65,7 @@ class Teacher(StageModel):
 
     def fingerprint(self, ctx: RunContext) -> str:
         """Content of the checkpoint, the user's source file and the data."""
-        from toolchain.chain import data_of
+        from toolchain.student import data_of
 
         digest = hashlib.sha256(data_of(ctx).fingerprint.encode())
         model = ctx.recipe.model
@@ -87,7 +87,7 @@ class Quantize(StageModel, Quantizing):
     stage: Literal["quantize"] = "quantize"
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
-        from toolchain.chain import Student
+        from toolchain.student import Student
 
         student = Student.load(source, ctx)
         student.quantize(self)
@@ -102,7 +102,7 @@ class Prune(StageModel):
     sparsity: float | None = Field(None, ge=0, lt=1, description="instead of the goals")
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
-        from toolchain.chain import Student
+        from toolchain.student import Student
 
         student = Student.load(source, ctx)
         student.prune(self.sparsity)
@@ -126,7 +126,7 @@ class PqkPrune(StageModel, Training, Quantizing):
     )
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
-        from toolchain.chain import Student
+        from toolchain.student import Student
 
         student = Student.load(source, ctx)
         pruner = student.pruner(self.granularity, self.sparsity)
@@ -153,7 +153,7 @@ class PqkDistil(StageModel, Training):
     )
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
-        from toolchain.chain import Student
+        from toolchain.student import Student
 
         student = Student.load(source, ctx)
         student.train(student.two_networks(self), self, out)
@@ -166,7 +166,7 @@ class Slim(StageModel):
     stage: Literal["slim"] = "slim"
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
-        from toolchain.chain import Student
+        from toolchain.student import Student
 
         student = Student.load(source, ctx)
         difference = student.slim()
@@ -181,7 +181,7 @@ class Recover(StageModel, Training):
     distil: Distil | None = Field(Distil(), description="terms from the pretrained teacher")
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
-        from toolchain.chain import Student
+        from toolchain.student import Student
 
         student = Student.load(source, ctx)
         student.train(student.recovery(self.distil, self), self, out)
@@ -195,7 +195,7 @@ class Train(StageModel, Training):
     epochs: float = Field(gt=0)
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
-        from toolchain.chain import Student
+        from toolchain.student import Student
 
         student = Student.load(source, ctx)
         student.train(student.recovery(None, self), self, out)
@@ -295,7 +295,7 @@ def run_recipe(
         import torch
 
         torch.set_num_threads(recipe.threads)
-    from toolchain.run import run_stages
+    from toolchain.runs.artifacts import run_stages
 
     last = run_stages(recipe, out, progress=progress)
     return present(last, recipe, out, allow_missed)

@@ -9,14 +9,14 @@ import torch
 
 from deploy.errors import ConfigError, DataError
 from toolchain import checkpoint
-from toolchain.chain import Student, data_of
 from toolchain.checkpoint import Spec
 from toolchain.graph import trace
 from toolchain.models.source import build_model
 from toolchain.models.weights import load_weights
+from toolchain.student import Student, data_of
 
 if TYPE_CHECKING:
-    from toolchain.run import RunContext
+    from toolchain.runs.artifacts import RunContext
 
 
 def import_teacher(out: Path, ctx: RunContext) -> dict[str, float]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from toolchain.recipe import Recipe
-from toolchain.recipe_file import load_recipe
+from toolchain.recipe.reading import load_recipe
+from toolchain.recipe.schema import Recipe
 
 RECIPES = Path(__file__).parents[2] / "deploy" / "recipes"
 

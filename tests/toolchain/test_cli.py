@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from deploy.errors import StructureError
 from toolchain.cli import app
-from toolchain.recipe import Recipe
-from toolchain.run import run_stages
+from toolchain.recipe.schema import Recipe
+from toolchain.runs.artifacts import run_stages
 from toolchain.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ def test_plan_passes_everything_on(recipe: Path, monkeypatch: pytest.MonkeyPatch
 def test_results_passes_everything_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[list[Path], Path]] = []
     module = types.SimpleNamespace(write_table=lambda runs, out: calls.append((runs, out)))
-    monkeypatch.setitem(sys.modules, "toolchain.results", module)
+    monkeypatch.setitem(sys.modules, "toolchain.runs.table", module)
     assert call("results", "a", "b", "--out", tmp_path / "t.md").exit_code == 0
     assert calls == [([Path("a"), Path("b")], tmp_path / "t.md")]
     assert call("results", "a").exit_code == 2
@@ -185,7 +185,7 @@ def test_a_module_run_from_elsewhere_gives_the_same_status(tmp_path: Path) -> No
 
 
 def test_progress_headings_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from toolchain.progress import Progress
+    from toolchain.training.progress import Progress
 
     recipe = Recipe.model_validate(yaml.safe_load(MINIMAL)).model_copy(update={"stages": []})
     assert run_stages(recipe, tmp_path, progress=Progress(plain=True)).key == ""

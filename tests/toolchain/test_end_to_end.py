@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from deploy.bundle import Bundle
 from deploy.sessions import OrtCpuSession
 from toolchain.models import registry
-from toolchain.recipe import Recipe
+from toolchain.recipe.schema import Recipe
 from toolchain.stages import run_recipe
 from toolchain.structure.cost import network_macs, network_parameters
 

@@ -18,8 +18,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from toolchain.distillation.losses import kl
 from toolchain.graph import trace
 from toolchain.models import registry
-from toolchain.objective import Batch, SupervisedObjective, Update
-from toolchain.optimizers import quantizer_scales
 from toolchain.pqk import (
     ChannelPruner,
     PruningObjective,
@@ -46,6 +44,8 @@ from toolchain.structure.masks import (
     mask_weights,
 )
 from toolchain.structure.plan import Branch, Group
+from toolchain.training.objective import Batch, SupervisedObjective, Update
+from toolchain.training.optimizers import quantizer_scales
 
 SHAPE = (3, 8, 8)
 

@@ -14,7 +14,7 @@ from toolchain.data.partition import three_parts
 from toolchain.data.samples import Augment, Data, Preprocess, Source, check_labels
 
 if TYPE_CHECKING:
-    from toolchain.recipe import DataConfig
+    from toolchain.recipe.schema import DataConfig
 
 
 def load_data(config: DataConfig) -> Data:

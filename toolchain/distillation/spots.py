@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from deploy.errors import ConfigError
 from toolchain.distillation.registry import unknown
-from toolchain.evaluation import eval_mode
+from toolchain.training.evaluation import eval_mode
 
 LOGITS, PENULTIMATE = "logits", "penultimate"
 

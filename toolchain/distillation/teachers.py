@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from toolchain.distillation.spots import LOGITS, capture, require_reached
-from toolchain.precision import Precision
+from toolchain.training.precision import Precision
 
 
 class Teacher(Protocol):

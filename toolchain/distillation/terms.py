@@ -21,7 +21,7 @@ from toolchain.distillation.controllers import CONTROLLERS, Controller
 from toolchain.distillation.losses import LOSSES
 from toolchain.distillation.spots import LOGITS, adapter, capture, shapes
 from toolchain.distillation.teachers import Teacher
-from toolchain.objective import Batch, Update, trainable
+from toolchain.training.objective import Batch, Update, trainable
 
 TASK = "task"
 

@@ -18,7 +18,7 @@ from toolchain.models import registry
 from toolchain.models.arguments import call_form
 
 if TYPE_CHECKING:
-    from toolchain.recipe import ModelConfig
+    from toolchain.recipe.schema import ModelConfig
 
 
 def build_model(config: ModelConfig, base_dir: Path) -> nn.Module:

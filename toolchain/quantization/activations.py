@@ -33,7 +33,7 @@ class ActivationQuantizer(Viewed):
         scale: Step size; a parameter (``lsq``) or a buffer that follows the range (``minmax``).
         signed: Whether the grid has negative values.
         bypass: Set where the value is on another quantizer's grid already because the branch that
-            was added to it is masked; the nonlinearity stays.
+            was added to it is masked; the nonlinearity then changes nothing either.
     """
 
     scale: Tensor
@@ -68,7 +68,7 @@ class ActivationQuantizer(Viewed):
 
     def step(self) -> Tensor:
         """The positive step in use: a ReLU6's grid ends at or below 6."""
-        scale = self.scale.clamp_min(TINY)
+        scale = self.scale.abs().clamp_min(TINY)
         return scale.clamp_max(CEILING / self.high) if self.absorbs == "relu6" else scale
 
     def set_bypass(self, on: bool) -> None:
@@ -80,8 +80,10 @@ class ActivationQuantizer(Viewed):
         self.bypassed = bool(self.bypass)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.view is not View.STUDENT or self.bypassed:
+        if self.view is not View.STUDENT:
             return self.plain(x)
+        if self.bypassed:  # nothing of it is left in the slim network, nor in its gradient
+            return x
         if self._observed is not None:
             self._observed.append(_sample(self.plain(x)))
             return self.plain(x)

@@ -49,6 +49,10 @@ CONVOLUTIONS = (
 INTEGER_FORMS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
+# Integer kernels hold a bias in int32; half of its range leaves room for the sum it is added to.
+LARGEST_BIAS = 2.0**30
+
+
 class IntegerLayer(nn.Module):
     """A convolution or linear layer whose weight is stored as int8 with one scale per output channel."""
 
@@ -153,8 +157,7 @@ def lower(network: fx.GraphModule, target: Target = "ort-cpu") -> fx.GraphModule
 def fixed_grid(quantizer: ActivationQuantizer) -> nn.Module:
     """The activation grid of a trained quantizer, as the target stores it."""
     if quantizer.bypassed:
-        plain = {"none": nn.Identity, "relu": nn.ReLU, "relu6": nn.ReLU6}
-        return plain[quantizer.absorbs]()
+        return nn.Identity()
     relu = quantizer.absorbs != "none"  # a ReLU6's ceiling is the top of its grid
     if quantizer.bits != 8:
         raise StructureError(
@@ -230,6 +233,7 @@ def _lower_layer(network: fx.GraphModule, node: fx.Node, layer: _ConvNd | nn.Lin
     if scale_O is not None:
         dead_O = (q_OX == 0).transpose(0, axis).flatten(1).all(1)
         scale_O = torch.where(dead_O, FINE_STEP, scale_O)
+        q_OX, scale_O = _room_for_bias(network, node, q_OX, scale_O, bias_O, shape)
     plain = _geometry(layer)
     if scale_O is None or (isinstance(layer, nn.Linear) and _is_head(network, node)):
         # A float kernel wants a float weight: int8 + DequantizeLinear would be one node more.
@@ -240,6 +244,32 @@ def _lower_layer(network: fx.GraphModule, node: fx.Node, layer: _ConvNd | nn.Lin
         network.set_submodule(str(node.target), plain)
     else:
         network.set_submodule(str(node.target), IntegerLayer(plain, q_OX, scale_O, bias_O, axis))
+
+
+def _room_for_bias(
+    network: fx.GraphModule,
+    node: fx.Node,
+    q_OX: Tensor,
+    scale_O: Tensor,
+    bias_O: Tensor | None,
+    shape: list[int],
+) -> tuple[Tensor, Tensor]:
+    """Coarser steps for channels whose bias would not fit the runtime's int32 of step s_x . s_w.
+
+    Such a channel's weights are next to nothing beside its bias, and a bias that saturates is wrong by
+    any amount; rounding its weights to the coarser step changes less than the bias's own step.
+    """
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    quantizer = quantizer_of(network, graph.origin(network, source))
+    if quantizer is None or bias_O is None:
+        return q_OX, scale_O
+    least_O = bias_O.abs() / (LARGEST_BIAS * float(quantizer.step()))
+    if not bool((scale_O < least_O).any()):
+        return q_OX, scale_O
+    wider_O = torch.maximum(scale_O, least_O.to(scale_O.dtype))
+    share_OX = (scale_O / wider_O).view(shape)
+    return (q_OX * share_OX).round().to(q_OX.dtype), wider_O
 
 
 def _is_head(network: fx.GraphModule, node: fx.Node) -> bool:

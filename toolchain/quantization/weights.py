@@ -103,7 +103,8 @@ class WeightQuantizer(nn.Module):
             widest_O = w_OX.detach().flatten(1).abs().amax(1) / self.q_max
             scale_O = torch.where(widest_O > 0, widest_O, torch.ones_like(widest_O))
             self.scale_O.copy_(scale_O)
-        return scale_O.clamp_min(TINY).view(-1, *[1] * (w_OX.dim() - 1))
+        # A step that an update carried past zero is as good as its positive twin, and still learns.
+        return scale_O.abs().clamp_min(TINY).view(-1, *[1] * (w_OX.dim() - 1))
 
     def forward(self, w_OX: Tensor) -> Tensor:
         return _LearnedStep.apply(w_OX, self.steps(w_OX), self.q_max)

@@ -19,7 +19,7 @@ from toolchain.structure.latency_table import LatencyTable
 from toolchain.structure.plan import Branch, Group
 
 if TYPE_CHECKING:
-    from toolchain.recipe import Goals, Recipe, StructureConfig
+    from toolchain.recipe.schema import Goals, Recipe, StructureConfig
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 Say = Callable[[str], None]

@@ -23,7 +23,7 @@ from toolchain.structure.plan import Group
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from toolchain.recipe import Recipe
+    from toolchain.recipe.schema import Recipe
 
 SAMPLES = 1024
 

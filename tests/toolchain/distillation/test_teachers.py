@@ -8,7 +8,7 @@ from torch import nn
 
 from deploy.errors import ConfigError
 from toolchain.distillation.teachers import FrozenTeacher
-from toolchain.precision import choose_precision
+from toolchain.training.precision import choose_precision
 
 
 def network() -> nn.Sequential:

@@ -16,8 +16,8 @@ from toolchain.distillation.controllers import FixedStrength
 from toolchain.distillation.losses import LOSSES, LossEntry, at, kl
 from toolchain.distillation.teachers import FrozenTeacher
 from toolchain.distillation.terms import DistillationObjective, Term, recovery_objective
-from toolchain.objective import Batch
-from toolchain.precision import choose_precision
+from toolchain.training.objective import Batch
+from toolchain.training.precision import choose_precision
 
 FLOAT = choose_precision("float32", "cpu")
 

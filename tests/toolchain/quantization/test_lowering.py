@@ -224,7 +224,7 @@ def test_signed_shortcut_is_exact_with_channels_in_any_order() -> None:
 
 
 @pytest.mark.parametrize("absorbs", ["none", "relu", "relu6"])
-def test_bypassed_quantizer_leaves_the_nonlinearity(absorbs: Any) -> None:
+def test_bypassed_quantizer_leaves_nothing(absorbs: Any) -> None:
     quantizer = ActivationQuantizer(absorbs, signed=absorbs == "none", bits=4)
     quantizer.set_bypass(True)
     x = torch.randn(100) * 9
@@ -374,3 +374,28 @@ def test_signed_shortcut_and_masks_on_integer_kernels(tmp_path: Path) -> None:
     assert len(report.integer) == 3
     step = network.get_submodule("quantizers._2").step().item()  # type: ignore[operator, union-attr]
     assert np.abs(run(path, x) - network(x).numpy()).max() <= step * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("scale", [-0.02, 1e-9, 1e-12])
+def test_an_odd_step_ships_as_it_was_trained(scale: float, tmp_path: Path) -> None:
+    """A learned step may cross zero, or make weights so small that the bias fits no int32."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 36, 4),
+    )
+    x = torch.randn(32, 3, 6, 6)
+    network = student(model, x)
+    view = weight_view(network.get_submodule("2"))
+    assert view is not None and view.quantizer is not None
+    with torch.no_grad():
+        view.quantizer.scale_O[3] = scale
+        latent_parameter(network.get_submodule("2"), "bias")[3] = 1.5
+        want = network(x).numpy()
+    session = OrtCpuSession(export_onnx(lower(network), x[:2], tmp_path / "m.onnx"))
+    got = session.run({INPUT: x.numpy()})[OUTPUT]
+    assert np.abs(got - want).max() < 0.05 * np.abs(want).max()

@@ -12,7 +12,7 @@ import torch
 from deploy.errors import ConfigError
 from toolchain.graph import trace
 from toolchain.models import registry
-from toolchain.recipe import Recipe
+from toolchain.recipe.schema import Recipe
 from toolchain.structure.cost import network_macs, network_parameters
 from toolchain.structure.decision import decide, goal_of
 from toolchain.structure.preflight import plan_recipe

@@ -18,8 +18,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from deploy.errors import ConfigError
-from toolchain.recipe import Recipe
-from toolchain.recipe_errors import Keys, dotted, explain
+from toolchain.recipe.errors import Keys, dotted, explain
+from toolchain.recipe.schema import Recipe
 from toolchain.stages import standard_chain
 
 

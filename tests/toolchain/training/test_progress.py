@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from toolchain.progress import Progress, Task, duration
+from toolchain.training.progress import Progress, Task, duration
 
 
 def shown(progress: Progress, text: io.StringIO) -> list[str]:

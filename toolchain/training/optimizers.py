@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from toolchain.objective import Update
 from toolchain.quantization.activations import ActivationQuantizer
 from toolchain.quantization.weights import WeightQuantizer
-from toolchain.training_config import Training
+from toolchain.training.config import Training
+from toolchain.training.objective import Update
 
 
 def learning_rate(step: int, total_steps: int, warmup: int) -> float:

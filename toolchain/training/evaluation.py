@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from deploy.errors import DataError
 from toolchain.data.batches import evaluation_batches
 from toolchain.data.samples import Preprocess, Split
-from toolchain.precision import Precision
+from toolchain.training.precision import Precision
 
 
 @dataclass(frozen=True)

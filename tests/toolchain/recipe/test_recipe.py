@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.errors import ConfigError
-from toolchain.recipe import ModelConfig, Recipe, StructureConfig
-from toolchain.recipe_file import dump_recipe, load_recipe, parse_yaml
+from toolchain.recipe.reading import dump_recipe, load_recipe, parse_yaml
+from toolchain.recipe.schema import ModelConfig, Recipe, StructureConfig
 from toolchain.stages import STAGES, standard_chain
 
 MINIMAL = "name: tiny\nmodel: {builtin: mlp}\ndata: {kind: digits}\n"

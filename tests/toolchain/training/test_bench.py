@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from toolchain import training_bench
-from toolchain.precision import choose_precision
 from toolchain.quantization import kernels
 from toolchain.structure.masks import hidden_share
-from toolchain.training_bench import PLAIN, Bench, Mode, main, rows
+from toolchain.training import bench as training_bench
+from toolchain.training.bench import PLAIN, Bench, Mode, main, rows
+from toolchain.training.precision import choose_precision
 
 MODES = (PLAIN, "quantization-aware", "PQK phase 1", "PQK phase 2")
 TINY = ("--depth", "8", "--batch", "2", "--seconds", "0.01", "--rounds", "2")

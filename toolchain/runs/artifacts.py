@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from deploy.errors import CompressDeployError, StorageError
-from toolchain.run_lock import SCRATCH, KeyLock, remove_dead_scratch
+from toolchain.runs.lock import SCRATCH, KeyLock, remove_dead_scratch
 
 if TYPE_CHECKING:
-    from toolchain.progress import Progress
-    from toolchain.recipe import Recipe
+    from toolchain.training.progress import Progress
+    from toolchain.recipe.schema import Recipe
 
 _RECORD = "artifact.json"
 # How safetensors, torch and numpy report a write that the disk did not take, in this order.

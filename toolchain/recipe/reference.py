@@ -1,6 +1,6 @@
 """The reference of recipes, written from the types that read them.
 
-python -m toolchain.recipe_reference docs/recipes.md
+python -m toolchain.recipe.reference docs/recipes.md
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pydantic import BaseModel
 
 from deploy.errors import ConfigError, StorageError
 from toolchain.distillation.config import Distil, DistilLoss
-from toolchain.recipe import (
+from toolchain.recipe.names import named
+from toolchain.recipe.schema import (
     AugmentConfig,
     DataConfig,
     Goals,
@@ -26,11 +27,10 @@ from toolchain.recipe import (
     Recipe,
     StructureConfig,
 )
-from toolchain.recipe_names import named
 from toolchain.stages import STAGES, Quantizing, standard_chain
-from toolchain.training_config import Training
+from toolchain.training.config import Training
 
-COMMAND = "python -m toolchain.recipe_reference docs/recipes.md"
+COMMAND = "python -m toolchain.recipe.reference docs/recipes.md"
 SHARED: Mapping[type[BaseModel], str] = {Training: "training", Quantizing: "quantizing"}
 _TYPES = {"integer": "whole number", "string": "text", "boolean": "`true` or `false`"}
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}

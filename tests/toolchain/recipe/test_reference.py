@@ -10,10 +10,10 @@ import pytest
 from pydantic import BaseModel
 
 from toolchain.distillation.config import Distil, DistilLoss
-from toolchain.recipe import DataConfig, Goals, ModelConfig, Recipe, StructureConfig
-from toolchain.recipe_reference import COMMAND, main, reference
+from toolchain.recipe.reference import COMMAND, main, reference
+from toolchain.recipe.schema import DataConfig, Goals, ModelConfig, Recipe, StructureConfig
 from toolchain.stages import STAGES
-from toolchain.training_config import Training
+from toolchain.training.config import Training
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 

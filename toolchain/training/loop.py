@@ -22,16 +22,21 @@ import torch
 from torch import Tensor, nn
 
 from deploy.errors import ConfigError, DataError, TrainingError
-from toolchain.averaging import WeightAverage
 from toolchain.data.batches import batches
-from toolchain.evaluation import evaluate
-from toolchain.metrics_log import MetricsLog
-from toolchain.objective import Batch, Objective
-from toolchain.optimizers import learning_rate, make_optimizer, set_learning_rate, warmup_steps
-from toolchain.precision import Precision, choose_precision
-from toolchain.progress import Progress, Task
-from toolchain.training_config import Training
-from toolchain.training_state import load_state, save_state
+from toolchain.training.averaging import WeightAverage
+from toolchain.training.config import Training
+from toolchain.training.evaluation import evaluate
+from toolchain.training.metrics_log import MetricsLog
+from toolchain.training.objective import Batch, Objective
+from toolchain.training.optimizers import (
+    learning_rate,
+    make_optimizer,
+    set_learning_rate,
+    warmup_steps,
+)
+from toolchain.training.precision import Precision, choose_precision
+from toolchain.training.progress import Progress, Task
+from toolchain.training.state import load_state, save_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

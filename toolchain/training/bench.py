@@ -1,6 +1,6 @@
 """Training throughput on this machine: QAT and both phases of PQK as ratios to plain training.
 
-    python -m toolchain.training_bench [--depth 20] [--out docs/results/training-throughput.md]
+    python -m toolchain.training.bench [--depth 20] [--out docs/results/training-throughput.md]
 
 Every mode is the product's own objective in the product's own loop, on random images of CIFAR's size,
 with augmentation, clipping and optimizer, without validation and checkpoints. The modes take turns
@@ -30,17 +30,17 @@ from toolchain.data.batches import evaluation_batches
 from toolchain.data.samples import Augment, Data, Preprocess, Split
 from toolchain.graph import trace
 from toolchain.models.registry import build
-from toolchain.objective import Objective, SupervisedObjective
 from toolchain.pqk import ChannelPruner, PruningObjective, TwoNetworks
-from toolchain.precision import Precision, choose_precision
 from toolchain.quantization import kernels
 from toolchain.quantization.attach import Quantization, attach_quantizers, calibrate
 from toolchain.quantization.attached import attach_teacher_norms
 from toolchain.structure.groups import find_groups
 from toolchain.structure.importance import importance
 from toolchain.structure.masks import HeldStill
-from toolchain.training import fit
-from toolchain.training_config import Training
+from toolchain.training.config import Training
+from toolchain.training.loop import fit
+from toolchain.training.objective import Objective, SupervisedObjective
+from toolchain.training.precision import Precision, choose_precision
 
 SHAPE = (3, 32, 32)
 EPOCH_STEPS = 32
@@ -262,7 +262,7 @@ def write(text: str, out: Path) -> None:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m toolchain.training_bench", description="Measure training throughput."
+        prog="python -m toolchain.training.bench", description="Measure training throughput."
     )
     parser.add_argument("--depth", type=int, default=20, help="of the CIFAR ResNet")
     parser.add_argument("--batch", type=_above_zero(int), default=128)
@@ -309,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.out is not None:
             record = {**about, "modes": [asdict(mode) for mode in modes]}
             given = sys.argv[1:] if argv is None else argv
-            command = shlex.join(["python", "-m", "toolchain.training_bench", *given])
+            command = shlex.join(["python", "-m", "toolchain.training.bench", *given])
             as_json = options.out.suffix == ".json"
             page = json.dumps(record, indent=2) + "\n" if as_json else ""
             write(page or markdown(modes, about, command), options.out)

@@ -26,15 +26,15 @@ from deploy.errors import (
     TrainingError,
 )
 from toolchain.data.samples import Augment, Data, Preprocess, Split
-from toolchain.evaluation import evaluate, predict_logits
-from toolchain.metrics_log import MetricsLog
-from toolchain.objective import Batch, Objective, SupervisedObjective, Update
-from toolchain.optimizers import learning_rate, make_optimizer, warmup_steps
-from toolchain.precision import choose_precision
-from toolchain.progress import Progress
-from toolchain.training import FitResult, fit
-from toolchain.training_config import Training
-from toolchain.training_state import load_state, save_state
+from toolchain.training.config import Training
+from toolchain.training.evaluation import evaluate, predict_logits
+from toolchain.training.loop import FitResult, fit
+from toolchain.training.metrics_log import MetricsLog
+from toolchain.training.objective import Batch, Objective, SupervisedObjective, Update
+from toolchain.training.optimizers import learning_rate, make_optimizer, warmup_steps
+from toolchain.training.precision import choose_precision
+from toolchain.training.progress import Progress
+from toolchain.training.state import load_state, save_state
 
 FLOAT = choose_precision("float32", "cpu")
 BF16 = choose_precision("bf16", "cpu")

@@ -18,14 +18,14 @@ from deploy.sessions import OrtCpuSession
 from exporters.onnx_from_torch import INPUT, OUTPUT, export_onnx
 from toolchain import checkpoint
 from toolchain.checkpoint import Spec
-from toolchain.objective import Batch
 from toolchain.quantization.attached import latent_parameter, weight_view, weighted
 from toolchain.quantization.lowering import lower
-from toolchain.recipe import Recipe
-from toolchain.run import Artifact, run_stages
+from toolchain.recipe.schema import Recipe
+from toolchain.runs.artifacts import Artifact, run_stages
 from toolchain.stages import check_order, standard_chain
 from toolchain.structure.masks import hidden_share
-from toolchain.training import _Loop
+from toolchain.training.loop import _Loop
+from toolchain.training.objective import Batch
 
 TRAIN = {"epochs": 1, "batch_size": 16, "lr": 0.005, "warmup_epochs": 0, "log_every_steps": 1}
 RESNET = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import ConfigError, StorageError
-from toolchain.finished_runs import PERCENTILES, Run, read_runs
+from toolchain.runs.finished import PERCENTILES, Run, read_runs
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,8 @@ def _data(record: Mapping[str, Any]) -> str:
     data = record["recipe"]["data"]
     root = f" `{Path(data['root']).name}`" if data.get("root") else ""
     mark = str(record.get("data_fingerprint") or "not recorded")[:12]
-    return f"{data['kind']}{root}, fingerprint {mark}"
+    title = f"{data['title']}: " if data.get("title") else ""
+    return f"{title}{data['kind']}{root}, fingerprint {mark}"
 
 
 def _hardware(record: Mapping[str, Any]) -> str:

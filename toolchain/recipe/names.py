@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import get_args
 
-from toolchain.recipe import DataConfig, StructureConfig
+from toolchain.recipe.schema import DataConfig, StructureConfig
 from toolchain.stages import STAGES
 
 _IMPORTANCES = {

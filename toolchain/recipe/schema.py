@@ -1,7 +1,7 @@
 """What a recipe can say: the teacher, its data, the goals, the structure and the chain of stages.
 
 Every field has one spelling, one type and one default. Reading a file, overrides and error messages
-live in ``toolchain.recipe_file``; importing this module needs neither torch nor numpy.
+live in ``toolchain.recipe.reading``; importing this module needs neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import Field, model_validator
 
-from toolchain.recipe_model import Frozen
+from toolchain.recipe.base import Frozen
 from toolchain.stages import STAGES, StageModel, standard_chain
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -73,6 +73,7 @@ class AugmentConfig(Frozen):
 class _DataConfig(Frozen):
     """What every kind of data can say."""
 
+    title: str | None = Field(None, description="what tables call it, e.g. CIFAR-10 (JPEG)")
     validation: float = Field(0.1, gt=0, le=0.5, description="share cut from train")
     split_seed: int = Field(0, ge=0, description="which samples are cut for validation")
     on_corrupt: Literal["error", "skip"] = Field("error", description="skipped ones are counted")

@@ -23,11 +23,7 @@ from toolchain.distillation.config import Distil
 from toolchain.distillation.spots import LOGITS
 from toolchain.distillation.teachers import FrozenTeacher
 from toolchain.distillation.terms import build_terms, recovery_objective
-from toolchain.evaluation import evaluate
-from toolchain.objective import Batch, Objective
-from toolchain.optimizers import quantizer_scales
 from toolchain.pqk import ChannelPruner, PruningObjective, TwoNetworks, WeightPruner
-from toolchain.precision import Precision, choose_precision
 from toolchain.quantization import kernels
 from toolchain.quantization.attach import Quantization, attach_quantizers, calibrate
 from toolchain.quantization.attached import attach_teacher_norms, attach_views, bare_names
@@ -51,12 +47,16 @@ from toolchain.structure.masks import (
 )
 from toolchain.structure.plan import Branch, ChannelPlan, Group
 from toolchain.structure.slim import compose, cut, plan_of, slice_state
-from toolchain.training import fit
+from toolchain.training.evaluation import evaluate
+from toolchain.training.loop import fit
+from toolchain.training.objective import Batch, Objective
+from toolchain.training.optimizers import quantizer_scales
+from toolchain.training.precision import Precision, choose_precision
 
 if TYPE_CHECKING:
-    from toolchain.run import Artifact, RunContext
+    from toolchain.runs.artifacts import Artifact, RunContext
     from toolchain.stages import PqkDistil, PqkPrune, Quantizing
-    from toolchain.training_config import Training
+    from toolchain.training.config import Training
 
 # Largest difference of logits in float64 between a slim network and the masked one.
 EXACT = 1e-6
@@ -68,7 +68,7 @@ WORTH_COMPILING_IMAGES = 50_000
 def _load_data(config_json: str) -> Data:
     from pydantic import TypeAdapter
 
-    from toolchain.recipe import DataConfig
+    from toolchain.recipe.schema import DataConfig
 
     config: DataConfig = TypeAdapter(DataConfig).validate_json(config_json)
     return load_data(config)

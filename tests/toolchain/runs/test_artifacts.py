@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from deploy.errors import StorageError
-from toolchain.recipe import Recipe
-from toolchain.recipe_model import Frozen
-from toolchain.run import Artifact, RunContext, Stage, is_disk_full, run_stages
-from toolchain.run_lock import KeyLock, remove_dead_scratch
+from toolchain.recipe.schema import Recipe
+from toolchain.recipe.base import Frozen
+from toolchain.runs.artifacts import Artifact, RunContext, Stage, is_disk_full, run_stages
+from toolchain.runs.lock import KeyLock, remove_dead_scratch
 
 ROOT = Path(__file__).parents[2]
 RAN: list[str] = []
@@ -265,9 +265,9 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from typing import ClassVar, Literal
-from toolchain.recipe import Recipe
-from toolchain.recipe_model import Frozen
-from toolchain.run import run_stages
+from toolchain.recipe.schema import Recipe
+from toolchain.recipe.base import Frozen
+from toolchain.runs.artifacts import run_stages
 
 class Slow(Frozen):
     stage: Literal["slow"] = "slow"

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.report import build_report, write_report
 from deploy.errors import ConfigError, StorageError
-from toolchain.results import write_table
+from toolchain.runs.table import write_table
 
 COLUMNS = 18
 

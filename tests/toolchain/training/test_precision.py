@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from deploy.errors import ConfigError
-from toolchain.precision import choose_precision
+from toolchain.training.precision import choose_precision
 
 BF16 = frozenset({"avx512_bf16"})
 PLAIN = frozenset({"avx2"})
