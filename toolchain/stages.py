@@ -127,13 +127,13 @@ class PqkPrune(StageModel, Training, Quantizing):
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
         from toolchain.student import Student
+        from toolchain.teaching import pruning, train
 
         student = Student.load(source, ctx)
         pruner = student.pruner(self.granularity, self.sparsity)
         if student.spec.quantization is None:
             student.quantize(self)
-        objective = student.pruning_objective(self, pruner)
-        student.train(objective, self, out)
+        train(student, pruning(student, self, pruner), self, out)
         return student.save(out)
 
 
@@ -154,9 +154,10 @@ class PqkDistil(StageModel, Training):
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
         from toolchain.student import Student
+        from toolchain.teaching import train, two_networks
 
         student = Student.load(source, ctx)
-        student.train(student.two_networks(self), self, out)
+        train(student, two_networks(student, self), self, out)
         return student.save(out)
 
 
@@ -182,9 +183,10 @@ class Recover(StageModel, Training):
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
         from toolchain.student import Student
+        from toolchain.teaching import recovery, train
 
         student = Student.load(source, ctx)
-        student.train(student.recovery(self.distil, self), self, out)
+        train(student, recovery(student, self.distil, self), self, out)
         return student.save(out)
 
 
@@ -196,9 +198,10 @@ class Train(StageModel, Training):
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
         from toolchain.student import Student
+        from toolchain.teaching import recovery, train
 
         student = Student.load(source, ctx)
-        student.train(student.recovery(None, self), self, out)
+        train(student, recovery(student, None, self), self, out)
         return student.save(out)
 
 

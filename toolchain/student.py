@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,20 +13,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
-from deploy.errors import ConfigError, StructureError, VerificationError
+from deploy.errors import StructureError, VerificationError
 from toolchain import checkpoint
 from toolchain.checkpoint import Spec
 from toolchain.data.batches import evaluation_batches
 from toolchain.data.loading import load_data
 from toolchain.data.samples import Data
-from toolchain.distillation.config import Distil
-from toolchain.distillation.spots import LOGITS
 from toolchain.distillation.teachers import FrozenTeacher
-from toolchain.distillation.terms import build_terms, recovery_objective
-from toolchain.pqk import ChannelPruner, PruningObjective, TwoNetworks, WeightPruner
-from toolchain.quantization import kernels
+from toolchain.pqk import ChannelPruner, WeightPruner
 from toolchain.quantization.attach import Quantization, attach_quantizers, calibrate
-from toolchain.quantization.attached import attach_teacher_norms, attach_views, bare_names
+from toolchain.quantization.attached import attach_views, bare_names
 from toolchain.stages import CUT
 from toolchain.structure.cost import network_macs, network_parameters
 from toolchain.structure.decision import Decision, decide
@@ -37,7 +33,6 @@ from toolchain.structure.importance import (
     taylor_gradients,
 )
 from toolchain.structure.masks import (
-    HeldStill,
     attach_element_masks,
     bake,
     hidden_share,
@@ -48,20 +43,14 @@ from toolchain.structure.masks import (
 from toolchain.structure.plan import Branch, ChannelPlan, Group
 from toolchain.structure.slim import compose, cut, plan_of, slice_state
 from toolchain.training.evaluation import evaluate
-from toolchain.training.loop import fit
-from toolchain.training.objective import Batch, Objective
-from toolchain.training.optimizers import quantizer_scales
 from toolchain.training.precision import Precision, choose_precision
 
 if TYPE_CHECKING:
     from toolchain.runs.artifacts import Artifact, RunContext
-    from toolchain.stages import PqkDistil, PqkPrune, Quantizing
-    from toolchain.training.config import Training
+    from toolchain.stages import Quantizing
 
 # Largest difference of logits in float64 between a slim network and the masked one.
 EXACT = 1e-6
-# Compiled quantizer kernels cost tens of seconds once; below this many images eager ones are done first.
-WORTH_COMPILING_IMAGES = 50_000
 
 
 @cache
@@ -92,6 +81,9 @@ class Student:
     Attributes:
         network: Traced; views and quantizers attached as ``spec`` says.
         spec: Its structure.
+        ctx: The run.
+        data: Its samples.
+        precision: That it trains and is evaluated in.
         plan: What the masks hide, as a plan relative to the network as it is; None without masks.
     """
 
@@ -104,8 +96,8 @@ class Student:
         plan: ChannelPlan | None = None,
     ) -> None:
         self.network, self.spec, self.plan = network, spec, plan
-        self._ctx, self._teacher = ctx, teacher
-        self._data = data_of(ctx)
+        self.ctx, self._teacher = ctx, teacher
+        self.data = data_of(ctx)
         self._decision: Decision | None = None
         self.precision: Precision = choose_precision(ctx.recipe.precision)
 
@@ -123,7 +115,7 @@ class Student:
         checkpoint.save(self.network, self.spec, out)
         if self.plan is not None:
             (out / CUT).write_text(json.dumps(self.plan.to_json()))
-        found = evaluate(self.network, self._data.validation, self._data.preprocess, self.precision)
+        found = evaluate(self.network, self.data.validation, self.data.preprocess, self.precision)
         plain = checkpoint.build(self.spec.plain())
         numbers = {
             "validation_top1": found.top1,
@@ -133,7 +125,7 @@ class Student:
         }
         if self.spec.masked:
             numbers["sparsity"] = hidden_share(self.network)
-        self._ctx.say(
+        self.ctx.say(
             ", ".join(
                 f"{name.replace('_', ' ')} {value:,.4g}" if value < 1e4 else f"{name} {value:,.0f}"
                 for name, value in numbers.items()
@@ -169,10 +161,10 @@ class Student:
         )
 
     def _calibration_images(self, count: int) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(self._ctx.seed)
-        order_N = torch.randperm(len(self._data.train), generator=generator)[:count]
-        part = self._data.train.part(order_N)
-        for images_BCHW, _ in evaluation_batches(part, self._data.preprocess, 128):
+        generator = torch.Generator().manual_seed(self.ctx.seed)
+        order_N = torch.randperm(len(self.data.train), generator=generator)[:count]
+        part = self.data.train.part(order_N)
+        for images_BCHW, _ in evaluation_batches(part, self.data.preprocess, 128):
             yield images_BCHW
 
     # structure
@@ -202,18 +194,18 @@ class Student:
         decision = decide(
             plain,
             self.spec.input_shape,
-            self._ctx.recipe,
+            self.ctx.recipe,
             sparsity=sparsity,
             whole=self._whole(),
             batches=self._task_batches,
-            cache=self._ctx.out,
-            say=self._ctx.say,
+            cache=self.ctx.out,
+            say=self.ctx.say,
         )
         if decision.allocation.removed:
             self._prove_removal(plain, decision)
         attach_views(self.network)
         self.spec = replace(self.spec, masked=True)
-        kind = self._ctx.recipe.structure.importance
+        kind = self.ctx.recipe.structure.importance
         gradients = taylor_gradients(plain, self._task_batches()) if kind == "taylor" else None
         removed = decision.allocation.removed
         pruner = ChannelPruner(
@@ -269,8 +261,7 @@ class Student:
     def prune(self, sparsity: float | None) -> None:
         """Set the final masks at once."""
         self.channel_pruner(sparsity).apply(1.0)
-        assert self._decision is not None
-        self._settle(self._decision)
+        self.settle()
 
     def _plain(self) -> fx.GraphModule:
         """The student's weights in a network with nothing attached, for analysis."""
@@ -287,12 +278,18 @@ class Student:
 
     def _task_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Some training batches, not augmented, for gradients and contributions."""
-        generator = torch.Generator().manual_seed(self._ctx.seed)
-        order_N = torch.randperm(len(self._data.train), generator=generator)[:1024]
-        yield from evaluation_batches(self._data.train.part(order_N), self._data.preprocess, 128)
+        generator = torch.Generator().manual_seed(self.ctx.seed)
+        order_N = torch.randperm(len(self.data.train), generator=generator)[:1024]
+        yield from evaluation_batches(self.data.train.part(order_N), self.data.preprocess, 128)
 
-    def _settle(self, decision: Decision) -> None:
-        """Write down what the masks hide now, so that it can be cut without any analysis."""
+    def settle(self) -> None:
+        """Write down what the masks hide now, so that it can be cut without any analysis.
+
+        Masks of single weights have nothing to write down.
+        """
+        decision = self._decision
+        if decision is None:
+            return
         removed = {branch.add: branch.kept for branch in decision.allocation.removed}
         kept = kept_channels(self.network, decision.groups, decision.allocation.removed)
         self.plan = plan_of(self._plain(), decision.groups, kept, removed)
@@ -341,117 +338,7 @@ class Student:
         self.plan = ChannelPlan() if spec.masked else None
         return difference
 
-    # training
-
     def teacher(self) -> FrozenTeacher:
         """The pretrained network."""
         assert self._teacher is not None
         return FrozenTeacher(checkpoint.load(self._teacher)[0], self.precision)
-
-    def recovery(
-        self, distil: Distil | None, config: Training, *, regrow: bool = False
-    ) -> Objective:
-        """Labels, and the pretrained teacher's terms; masked weights stay where they are."""
-        self.precision.place(self.network)
-        held = HeldStill(self.network)
-        guard = None if regrow or not self.spec.masked else lambda: held.only("important")
-        images_BCHW, _ = next(evaluation_batches(self._data.validation, self._data.preprocess, 2))
-        return recovery_objective(
-            self.network,
-            self.teacher() if distil else None,
-            distil or Distil(),
-            self.precision.images(images_BCHW),
-            label_smoothing=config.label_smoothing,
-            scales=quantizer_scales(self.network),
-            guard=guard,
-            status=self._status,
-        )
-
-    def _status(self) -> dict[str, float]:
-        bits = self.spec.quantization.bits if self.spec.quantization else 32
-        return {"bits": float(bits)}
-
-    def pruning_objective(
-        self, config: PqkPrune, pruner: ChannelPruner | WeightPruner
-    ) -> Objective:
-        """Phase 1: labels (and the pretrained teacher) under masks that follow the ramp."""
-        base = self.recovery(config.distil, config, regrow=config.regrow)
-        return PruningObjective(
-            self.network,
-            base,
-            pruner,
-            bits=config.bits,
-            ramp=(config.ramp_start, config.ramp_end),
-            every=config.mask_every_steps,
-        )
-
-    def two_networks(self, config: PqkDistil) -> Objective:
-        """Phase 2; the teacher's batch norms are attached here.
-
-        Raises:
-            StructureError: Nothing is masked, so there is nothing to make a teacher of.
-        """
-        if not self.spec.masked:
-            raise StructureError(
-                "pqk-distil: nothing is masked, so no weights are left for a teacher; accepted is a "
-                "network from prune or pqk-prune; put pqk-distil behind one of them, before slim"
-            )
-        attach_teacher_norms(self.network)
-        self.spec = replace(self.spec, teacher_norms=True)
-        self.precision.place(self.network)
-        extra = None if config.pretrained is None else self._logit_terms(config.pretrained)
-        return TwoNetworks(
-            self.network,
-            strength=config.strength,
-            temperature=config.temperature,
-            mutual=config.mutual,
-            teacher_updates=config.teacher_updates,
-            quantize_teacher=config.quantize_teacher,
-            label_smoothing=config.label_smoothing,
-            extra=extra,
-        )
-
-    def _logit_terms(self, distil: Distil) -> Callable[[Batch, Tensor], Tensor]:
-        """The pretrained teacher's terms on logits, as one function of a batch and student logits."""
-        teacher = self.teacher()
-        inner = [loss.spot for loss in distil.losses if loss.spot != LOGITS]
-        if inner:
-            raise ConfigError(
-                f"pqk-distil.pretrained: spot {inner[0]!r}; accepted here is 'logits'; "
-                "put feature terms into a recover stage"
-            )
-        images_BCHW, _ = next(evaluation_batches(self._data.validation, self._data.preprocess, 2))
-        terms = build_terms(self.network, teacher, distil, self.precision.images(images_BCHW))
-
-        def value(batch: Batch, z_s_BC: Tensor) -> Tensor:
-            z_t_BC = teacher.observe(batch.images_BCHW)[LOGITS]
-            values = [
-                loss.strength * term.value(z_s_BC, z_t_BC, batch.labels_B)
-                for term, loss in zip(terms, distil.losses, strict=True)
-            ]
-            return torch.stack(values).sum()
-
-        return value
-
-    def train(self, objective: Objective, config: Training, out: Path) -> None:
-        """Run the training loop on this student and write its log to ``out``."""
-        images = config.epochs * len(self._data.train)
-        if self.spec.quantization is not None and self.precision.name == "bf16":
-            compiled = kernels.use_compiled(images >= WORTH_COMPILING_IMAGES)
-            if images >= WORTH_COMPILING_IMAGES and not compiled:
-                self._ctx.say("quantizer kernels: eager, because no C++ compiler was found")
-        fit(
-            self.network,
-            objective,
-            self._data,
-            config,
-            self._ctx,
-            seed=self._ctx.seed,
-            precision=self.precision,
-            out=out,
-        )
-        self.network.cpu()
-        if isinstance(objective, PruningObjective):
-            objective.finish()
-            if self._decision is not None:
-                self._settle(self._decision)
