@@ -18,13 +18,13 @@ DEVICE_SOURCES = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in
 ON_A_BOARD = {"numpy", *DEVICE_SIDE, *sys.stdlib_module_names}
 NEWER = {"removeprefix", "removesuffix", "is_relative_to", "with_stem", "cache"}
 LIGHT = (
-    "recipe_model",
-    "recipe",
-    "recipe_file",
-    "recipe_errors",
+    "recipe.base",
+    "recipe.schema",
+    "recipe.reading",
+    "recipe.errors",
     "stages",
-    "run",
-    "run_lock",
+    "runs.artifacts",
+    "runs.lock",
     "cli",
 )
 HEAVY = ("torch", "torch_pruning", "numpy", "onnx", "onnxscript", "onnxruntime", "accelerate")
