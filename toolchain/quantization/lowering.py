@@ -262,7 +262,8 @@ def _room_for_bias(
     source = node.args[0]
     assert isinstance(source, fx.Node)
     quantizer = quantizer_of(network, graph.origin(network, source))
-    if quantizer is None or bias_O is None:
+    shared = bias_O is not None and len(bias_O) != len(scale_O)  # a grouped transposed convolution
+    if quantizer is None or bias_O is None or shared:
         return q_OX, scale_O
     least_O = bias_O.abs() / (LARGEST_BIAS * float(quantizer.step()))
     if not bool((scale_O < least_O).any()):

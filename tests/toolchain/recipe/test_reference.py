@@ -15,7 +15,7 @@ from toolchain.recipe.schema import DataConfig, Goals, ModelConfig, Recipe, Stru
 from toolchain.stages import STAGES
 from toolchain.training.config import Training
 
-PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
+PAGE = Path(__file__).parents[3] / "docs" / "recipes.md"
 
 
 @pytest.fixture(scope="module")

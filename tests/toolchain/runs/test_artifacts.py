@@ -20,7 +20,7 @@ from toolchain.recipe.base import Frozen
 from toolchain.runs.artifacts import Artifact, RunContext, Stage, is_disk_full, run_stages
 from toolchain.runs.lock import KeyLock, remove_dead_scratch
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RAN: list[str] = []
 Behaviour = Callable[[Path, RunContext], None]
 

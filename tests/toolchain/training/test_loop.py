@@ -436,7 +436,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("toolchain.training_state.os.fsync", full)
+    monkeypatch.setattr("toolchain.training.state.os.fsync", full)
     with pytest.raises(StorageError, match="No space left"):
         save_state({"fingerprint": "x", "step": 2}, path)
     state = load_state(path, "x")

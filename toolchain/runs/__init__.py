@@ -1,0 +1,1 @@
+"""Artifacts by content, resuming, and tables over finished runs."""
