@@ -29,8 +29,8 @@ from deploy.errors import CompressDeployError, StorageError
 from toolchain.runs.lock import SCRATCH, KeyLock, remove_dead_scratch
 
 if TYPE_CHECKING:
-    from toolchain.training.progress import Progress
     from toolchain.recipe.schema import Recipe
+    from toolchain.training.progress import Progress
 
 _RECORD = "artifact.json"
 # How safetensors, torch and numpy report a write that the disk did not take, in this order.

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from deploy.errors import StorageError
-from toolchain.recipe.schema import Recipe
 from toolchain.recipe.base import Frozen
+from toolchain.recipe.schema import Recipe
 from toolchain.runs.artifacts import Artifact, RunContext, Stage, is_disk_full, run_stages
 from toolchain.runs.lock import KeyLock, remove_dead_scratch
 
