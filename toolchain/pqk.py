@@ -205,6 +205,7 @@ class TwoNetworks:
         self._network, self._strength, self._temperature = network, strength, temperature
         self._mutual, self._smoothing, self._extra = mutual, label_smoothing, extra
         self._teacher_logits_BC: Tensor | None = None
+        self._sparsity = hidden_share(network)  # masks are fixed in this phase
         for module in network.modules():
             view = weight_view(module)
             if view is not None:
@@ -274,7 +275,7 @@ class TwoNetworks:
         """Everything is in the network."""
 
     def status(self) -> dict[str, float]:
-        return {"sparsity": hidden_share(self._network)}
+        return {"sparsity": self._sparsity}
 
 
 def _teacher_norms(network: nn.Module) -> list[nn.Parameter]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from deploy.errors import ConfigError
 from toolchain.distillation.config import Distil
@@ -124,6 +124,15 @@ class PqkPrune(StageModel, Training, Quantizing):
     distil: Distil | None = Field(
         None, description="terms from the pretrained teacher; none: labels"
     )
+
+    @model_validator(mode="after")
+    def _ramp_rises(self) -> PqkPrune:
+        if self.ramp_start > self.ramp_end:
+            raise ValueError(
+                f"ramp_start is {self.ramp_start:g} and ramp_end is {self.ramp_end:g}; "
+                "accepted: a start that is not behind the end"
+            )
+        return self
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
         from toolchain.student import Student

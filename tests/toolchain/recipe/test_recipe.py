@@ -116,6 +116,14 @@ def test_unequal_lengths_of_mean_and_std(write: Write) -> None:
     assert "data.preprocess: mean has 3 numbers and std has 1" in message
 
 
+def test_a_ramp_that_ends_before_it_starts(write: Write) -> None:
+    text = MINIMAL + "stages: [{stage: pqk-prune, ramp_start: 0.8, ramp_end: 0.2}]\n"
+    message = problem(write(text))
+    assert "stages[0]: ramp_start is 0.8 and ramp_end is 0.2" in message
+    level = text.replace("0.8", "0.2")
+    assert load_recipe(write(level)).stages[0].stage == "pqk-prune"
+
+
 def test_a_misspelt_key_inside_a_stage_names_its_neighbour(write: Write) -> None:
     name = standard_chain()[0].stage
     message = problem(write(MINIMAL + f"stages: [{{stage: {name}, stagge: 1}}]"))
