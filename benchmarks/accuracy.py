@@ -11,7 +11,7 @@ from typing import Iterable
 import numpy as np
 
 from deploy.errors import DataError, DeviceError
-from deploy.sessions import Session
+from deploy.sessions.session import Session
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Mapping
 
 from deploy.errors import ConfigError
-from deploy.sessions import Feeds, Session
+from deploy.sessions.session import Feeds, Session
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 NOISY_COV = 0.025

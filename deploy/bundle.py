@@ -19,7 +19,7 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from deploy.errors import DataError, StorageError, VerificationError
-from deploy.sessions import Session
+from deploy.sessions.session import Session
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

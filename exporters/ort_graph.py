@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import VerificationError
-from deploy.sessions import OrtCpuSession
+from deploy.sessions.ort import OrtCpuSession
 from exporters import onnx_file
 from exporters.ort_fusion import CONVOLUTIONS, UNWEIGHTED, WEIGHTED, SourceGraph
 

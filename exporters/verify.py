@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from deploy.errors import VerificationError
-from deploy.sessions import Session
+from deploy.sessions.session import Session
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import fx
 from benchmarks import accuracy, environment, latency
 from benchmarks.report import build_report, goal_rows, goals_met, summary_rows, write_report
 from deploy.bundle import Bundle, write_bundle
-from deploy.sessions import OrtCpuSession
+from deploy.sessions.ort import OrtCpuSession
 from exporters.onnx_from_torch import INPUT, OUTPUT, export_onnx
 from exporters.ort_graph import kernel_report
 from exporters.verify import FLOAT32, INT8, Verification, verify

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.accuracy import evaluate
 from deploy.errors import DataError, DeviceError
-from deploy.sessions import Feeds, Port
+from deploy.sessions.session import Feeds, Port
 
 
 class Echo:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.latency import Latency, measure, measure_interleaved, samples_needed
 from deploy.errors import ConfigError
-from deploy.sessions import Feeds, Port
+from deploy.sessions.session import Feeds, Port
 
 
 class Machine:

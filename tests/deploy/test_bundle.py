@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from deploy.bundle import MANIFEST, Bundle, SampleCheck, write_bundle
 from deploy.errors import DataError, StorageError, VerificationError
-from deploy.sessions import Feeds, Port
+from deploy.sessions.session import Feeds, Port
 
 MEAN, STD = (0.5, 0.25), (0.5, 0.2)
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from deploy.errors import StorageError, VerificationError
-from deploy.sessions import OrtCpuSession
+from deploy.sessions.ort import OrtCpuSession
 from exporters.ort_graph import kernel_report
 
 Save = Callable[..., Path]

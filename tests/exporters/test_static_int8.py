@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from deploy.errors import ConfigError, DataError, StorageError
-from deploy.sessions import OrtCpuSession
+from deploy.sessions.ort import OrtCpuSession
 from exporters.ort_graph import kernel_report
 from exporters.static_int8 import Method, static_int8
 

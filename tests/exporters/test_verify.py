@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deploy.errors import VerificationError
-from deploy.sessions import Feeds, Port
+from deploy.sessions.session import Feeds, Port
 from exporters.verify import FLOAT32, INT8, Tolerance, Verification, verify
 
 

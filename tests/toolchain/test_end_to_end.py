@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from deploy.bundle import Bundle
-from deploy.sessions import OrtCpuSession
+from deploy.sessions.ort import OrtCpuSession
 from toolchain.models import registry
 from toolchain.recipe.schema import Recipe
 from toolchain.stages import run_recipe

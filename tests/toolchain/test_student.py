@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from deploy.errors import CompressDeployError, ConfigError, DataError, StructureError
-from deploy.sessions import OrtCpuSession
+from deploy.sessions.ort import OrtCpuSession
 from exporters.onnx_from_torch import INPUT, OUTPUT, export_onnx
 from toolchain import checkpoint
 from toolchain.checkpoint import Spec

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from torch import Tensor, fx, nn
 
 from deploy.errors import StructureError
-from deploy.sessions import OrtCpuSession
+from deploy.sessions.ort import OrtCpuSession
 from exporters import qdq_ops
 from exporters.onnx_from_torch import INPUT, OUTPUT, export_onnx
 from exporters.ort_graph import kernel_report

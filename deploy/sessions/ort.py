@@ -1,48 +1,17 @@
-"""A session answers one question in every runtime: what does this model say to these inputs?
-
-A runtime is imported inside the class that owns it, so this file loads where only one is installed.
-"""
+"""ONNX files in ONNX Runtime, which is imported inside the class that owns it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Mapping, Protocol
+from typing import Mapping
 
 import numpy as np
 
 from deploy.cpu import Cpu, read_cpu
 from deploy.errors import DeviceError, MissingDependency, StorageError
-
-Feeds = Dict[str, np.ndarray]
+from deploy.sessions.session import Feeds, Port
 
 _CPU_PROVIDER = "CPUExecutionProvider"
-
-
-@dataclass(frozen=True)
-class Port:
-    """One input or output of a model; ``None`` in ``shape`` is a size chosen at run time."""
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str
-
-
-class Session(Protocol):
-    """A loaded model.  ``run`` returns only when the outputs are on the host."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def inputs(self) -> tuple[Port, ...]: ...
-
-    @property
-    def outputs(self) -> tuple[Port, ...]: ...
-
-    def run(self, feeds: Feeds) -> Feeds: ...
-
-    def close(self) -> None: ...
 
 
 class OrtCpuSession:

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deploy.cpu import Cpu
 from deploy.errors import CompressDeployError, DeviceError, MissingDependency, StorageError
-from deploy.sessions import OrtCpuSession, Port
+from deploy.sessions.ort import OrtCpuSession
+from deploy.sessions.session import Port
 
 W_IO = np.arange(12, dtype=np.float32).reshape(3, 4)
 

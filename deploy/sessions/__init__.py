@@ -1,0 +1,1 @@
+"""Loaded models: one file per runtime, and what they have in common."""
