@@ -18,6 +18,7 @@ from toolchain.distillation.terms import build_terms, recovery_objective
 from toolchain.pqk import ChannelPruner, PruningObjective, TwoNetworks, WeightPruner
 from toolchain.quantization import kernels
 from toolchain.quantization.attached import attach_teacher_norms
+from toolchain.quantization.residual_kernels import fused_adds
 from toolchain.structure.masks import HeldStill
 from toolchain.training.loop import fit
 from toolchain.training.objective import Batch, Objective
@@ -101,16 +102,17 @@ def train(student: Student, objective: Objective, config: Training, out: Path) -
         compiled = kernels.use_compiled(images >= WORTH_COMPILING_IMAGES)
         if images >= WORTH_COMPILING_IMAGES and not compiled:
             student.ctx.say("quantizer kernels: eager, because no C++ compiler was found")
-    fit(
-        student.network,
-        objective,
-        student.data,
-        config,
-        student.ctx,
-        seed=student.ctx.seed,
-        precision=student.precision,
-        out=out,
-    )
+    with fused_adds(student.network):
+        fit(
+            student.network,
+            objective,
+            student.data,
+            config,
+            student.ctx,
+            seed=student.ctx.seed,
+            precision=student.precision,
+            out=out,
+        )
     student.network.cpu()
     if isinstance(objective, PruningObjective):
         objective.finish()

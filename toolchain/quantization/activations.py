@@ -1,11 +1,12 @@
 """Activation quantizers: modules that stand where a value is made and put it on an 8-bit grid.
 
-    after a ReLU   y = s . clip(round(x / s), 0, 2^bits - 1)                     unsigned
+    after a ReLU   y = s . clip(round(x / s), 0, min(2^bits - 1, steps))         unsigned
     elsewhere      y = s . clip(round(x / s), -2^(bits-1), 2^(bits-1) - 1)       signed, zero point 0
 
 The unsigned clip *is* the ReLU, so the quantizer takes the ReLU's place in the graph; a ReLU6 is an
 unsigned quantizer whose largest value never exceeds 6. In the teacher's and the latent view only the
-plain nonlinearity remains.
+plain nonlinearity remains. Where the student shall run on targets without unsigned integers, ``steps``
+is 127: what is trained is then on a grid that all of them have.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toolchain.quantization.kernels import FakeQuantize
+from deploy.targets import WIDE
+from toolchain.quantization import kernels
+from toolchain.quantization.kernels import FakeQuantize, Grid
 from toolchain.quantization.views import View, Viewed
-from toolchain.quantization.weights import TINY, QuantizerKind
+from toolchain.quantization.weight_kernels import TINY
+from toolchain.quantization.weights import QuantizerKind
 
 Nonlinearity = Literal["none", "relu", "relu6"]
 CEILING = 6.0
@@ -32,6 +36,7 @@ class ActivationQuantizer(Viewed):
     Attributes:
         scale: Step size; a parameter (``lsq``) or a buffer that follows the range (``minmax``).
         signed: Whether the grid has negative values.
+        high: The largest integer, as a float.
         bypass: Set where the value is on another quantizer's grid already because the branch that
             was added to it is masked; the nonlinearity then changes nothing either.
     """
@@ -46,12 +51,13 @@ class ActivationQuantizer(Viewed):
         bits: int = 8,
         kind: QuantizerKind = "lsq",
         momentum: float = 0.01,
+        steps: int = WIDE,
     ) -> None:
         super().__init__()
         self.absorbs, self.signed, self.bits, self.kind = absorbs, signed, bits, kind
         self.momentum = momentum
         self.low = float(-(2 ** (bits - 1))) if signed else 0.0
-        self.high = float(2 ** (bits - 1) - 1 if signed else 2**bits - 1)
+        self.high = float(2 ** (bits - 1) - 1 if signed else min(2**bits - 1, steps))
         if kind == "lsq":
             self.scale = nn.Parameter(torch.ones(()))
         else:
@@ -87,13 +93,28 @@ class ActivationQuantizer(Viewed):
         if self._observed is not None:
             self._observed.append(_sample(self.plain(x)))
             return self.plain(x)
-        if self.kind == "minmax" and self.training:
-            with torch.no_grad():
-                # What a ReLU drops is no part of the range of an unsigned grid.
-                widest = x.abs().amax() if self.signed else x.amax()
-                seen = (widest.to(self.scale.dtype) / self.high).clamp_min(TINY)
-                self.scale.lerp_(seen, self.momentum)
-        return FakeQuantize.apply(x, self.step(), self.low, self.high)
+        if self.follows():
+            self.follow(kernels.widest(x.detach(), self.grid))
+        return FakeQuantize.apply(x, self.step(), self.grid)
+
+    @property
+    def grid(self) -> Grid:
+        """The integers that values are clipped to."""
+        return Grid(self.low, self.high)
+
+    def quantizes(self) -> bool:
+        """Whether a forward pass now puts values on the grid, and does nothing else."""
+        return self.view is View.STUDENT and not self.bypassed and self._observed is None
+
+    def follows(self) -> bool:
+        """Whether a forward pass now moves the step towards the range that it sees."""
+        return self.kind == "minmax" and self.training
+
+    @torch.no_grad()
+    def follow(self, widest: Tensor) -> None:
+        """Move the step towards the one whose grid ends at ``widest``."""
+        seen = (widest.to(self.scale.dtype) / self.high).clamp_min(TINY)
+        self.scale.lerp_(seen, self.momentum)
 
     @torch.no_grad()
     def calibrate(self, values: Tensor, method: Literal["mse", "max"] = "mse") -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,56 +26,84 @@ Backward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 _compiled = False
 
 
+class Grid(NamedTuple):
+    """Integers ``low`` <= 0 < ``high`` between which a value is clipped."""
+
+    low: float
+    high: float
+
+
 def _wide(x: Tensor) -> Tensor:
     """Half-precision values are computed with in float32, all others in their own type."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def _forward(low: float, high: float) -> Forward:
-    def forward(x: Tensor, scale: Tensor) -> Tensor:
-        return ((_wide(x) / scale).round().clamp(low, high) * scale).to(x.dtype)
-
-    return forward
+def quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    """The value of the forward pass."""
+    return ((_wide(x) / scale).round().clamp(*grid) * scale).to(x.dtype)
 
 
-def _backward(low: float, high: float) -> Backward:
-    def backward(grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        v = _wide(x) / scale
-        inside = (v > low) & (v <= high) if low == 0 else (v >= low) & (v <= high)
-        edge = torch.where(v > high, high, low)
-        step = torch.where(inside, v.round() - v, edge) * _wide(grad)
-        return torch.where(inside, grad, 0.0).to(grad.dtype), step.sum()
+def gradients(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """The gradient of ``x``, and that of the step before its division by `step_gradient`."""
+    low, high = grid
+    v = _wide(x) / scale
+    inside = (v > low) & (v <= high) if low == 0 else (v >= low) & (v <= high)
+    edge = torch.where(v > high, high, low)
+    step = torch.where(inside, v.round() - v, edge) * _wide(grad)
+    return torch.where(inside, grad, 0.0).to(grad.dtype), step.sum()
 
-    return backward
+
+def widest(x: Tensor, grid: Grid) -> Tensor:
+    """The largest value that a grid has to hold; what a ReLU drops is no part of an unsigned one."""
+    return x.amax() if grid.low == 0 else x.abs().amax()
 
 
-def _flat(x: Tensor) -> Tensor:
+def step_gradient(ds: Tensor, scale: Tensor, x: Tensor, grid: Grid) -> Tensor:
+    """The step's gradient as LSQ scales it, by the number of features of one sample of ``x``."""
+    features = max(x[0].numel(), 1) if x.dim() > 1 else max(x.numel(), 1)
+    return ds.reshape(scale.shape) / (features * grid.high) ** 0.5
+
+
+def packed(x: Tensor) -> bool:
+    """Whether ``x`` fills its memory in one of the two layouts that `flat` knows."""
+    return x.is_contiguous() or _channels_last(x)
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def flat(x: Tensor) -> Tensor:
     """The elements of ``x`` in the order of memory, [N], without a copy for the usual layouts.
 
     One dimension means one compiled kernel, whatever the shape.
     """
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return x.permute(0, 2, 3, 1).reshape(-1)
-    return x.reshape(-1)
+    return x.permute(0, 2, 3, 1).reshape(-1) if _channels_last(x) else x.reshape(-1)
 
 
-def _like(flat_N: Tensor, x: Tensor) -> Tensor:
-    """The inverse of `_flat`, in the shape and layout of ``x``."""
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+def like(flat_N: Tensor, x: Tensor) -> Tensor:
+    """The inverse of `flat`, in the shape and layout of ``x``."""
+    if _channels_last(x):
         b, c, h, w = x.shape
         return flat_N.view(b, h, w, c).permute(0, 3, 1, 2)
     return flat_N.view(x.shape)
 
 
-def _same_layout(grad: Tensor, x: Tensor) -> Tensor:
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return grad.contiguous(memory_format=torch.channels_last)
-    return grad.contiguous()
+def same_layout(other: Tensor, x: Tensor) -> Tensor:
+    """``other`` in the layout of ``x``."""
+    if _channels_last(x):
+        return other.contiguous(memory_format=torch.channels_last)
+    return other.contiguous()
 
 
 @cache
-def _kernels(low: float, high: float, compiled: bool) -> tuple[Forward, Backward]:
-    forward, backward = _forward(low, high), _backward(low, high)
+def _kernels(grid: Grid, compiled: bool) -> tuple[Forward, Backward]:
+    def forward(x: Tensor, scale: Tensor) -> Tensor:
+        return quantize(x, scale, grid)
+
+    def backward(grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        return gradients(grad, x, scale, grid)
+
     if not compiled:
         return forward, backward
     return torch.compile(forward, dynamic=True), torch.compile(backward, dynamic=True)
@@ -95,25 +124,33 @@ def use_compiled(on: bool) -> bool:
     return _compiled
 
 
+def compiling(tensor: Tensor) -> bool:
+    """Whether a pass that autocast runs in bf16 over ``tensor`` takes the compiled kernels."""
+    kind = tensor.device.type
+    return (
+        _compiled
+        and torch.is_autocast_enabled(kind)
+        and torch.get_autocast_dtype(kind) is torch.bfloat16
+    )
+
+
 class FakeQuantize(torch.autograd.Function):
-    """``apply(x, scale, low, high)`` with scale a positive scalar tensor, low <= 0 < high integers."""
+    """``apply(x, scale, grid)`` with scale a positive scalar tensor."""
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, x: Tensor, scale: Tensor, low: float, high: float
+        ctx: torch.autograd.function.FunctionCtx, x: Tensor, scale: Tensor, grid: Grid
     ) -> Tensor:
         ctx.save_for_backward(x, scale)
-        ctx.kernels = _kernels(low, high, _compiled and x.dtype is torch.bfloat16)  # type: ignore[attr-defined]
-        ctx.high = high  # type: ignore[attr-defined]
-        return _like(ctx.kernels[0](_flat(x), scale), x)  # type: ignore[attr-defined]
+        ctx.kernels = _kernels(grid, _compiled and x.dtype is torch.bfloat16)  # type: ignore[attr-defined]
+        ctx.grid = grid  # type: ignore[attr-defined]
+        return like(ctx.kernels[0](flat(x), scale), x)  # type: ignore[attr-defined]
 
     @staticmethod
     def backward(
         ctx: torch.autograd.function.FunctionCtx,
         grad: Tensor,
-    ) -> tuple[Tensor, Tensor, None, None]:
+    ) -> tuple[Tensor, Tensor, None]:
         x, scale = ctx.saved_tensors  # type: ignore[attr-defined]
-        dx, ds = ctx.kernels[1](_flat(_same_layout(grad, x)), _flat(x), scale)  # type: ignore[attr-defined]
-        features = max(x[0].numel(), 1) if x.dim() > 1 else max(x.numel(), 1)
-        step = ds.reshape(scale.shape) / (features * ctx.high) ** 0.5  # type: ignore[attr-defined]
-        return _like(dx, x), step, None, None
+        dx, ds = ctx.kernels[1](flat(same_layout(grad, x)), flat(x), scale)  # type: ignore[attr-defined]
+        return like(dx, x), step_gradient(ds, scale, x, ctx.grid), None  # type: ignore[attr-defined]

@@ -20,11 +20,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from toolchain.quantization import kernels, weight_kernels
 from toolchain.quantization.views import View, Viewed
+from toolchain.quantization.weight_kernels import HAIR, TINY
 
 QuantizerKind = Literal["lsq", "minmax"]
-TINY = 1e-12
-HAIR = 1e-6
 
 
 class _LearnedStep(torch.autograd.Function):
@@ -163,9 +163,38 @@ class WeightView(Viewed):
             return self.quantizer(weight)
         return self.quantizer(weight.transpose(0, 1)).transpose(0, 1).contiguous()
 
+    def _fused(self, weight: Tensor) -> bool:
+        """Whether one compiled kernel does all of `forward`."""
+        return (
+            kernels.compiling(weight)
+            and self.quantizer is not None
+            and self.out_dim == 0
+            and self.keep_OX is None
+            and (self.view is View.STUDENT or (self.route_teacher and not self.quantize_teacher))
+            and weight_kernels.fits(weight)
+        )
+
+    def _fused_forward(self, weight: Tensor) -> Tensor:
+        assert self.quantizer is not None
+        quantizer, learned = self.quantizer, self.quantizer.kind == "lsq"
+        seen, scale_O = weight_kernels.QuantizeWeight.apply(
+            weight,
+            self.keep_O,
+            self.keep_I,
+            quantizer.scale_O,
+            float(quantizer.q_max),
+            learned,
+            self.view is View.TEACHER,
+        )
+        if not learned:
+            quantizer.scale_O.copy_(scale_O)
+        return seen
+
     def forward(self, weight: Tensor) -> Tensor:
         if self.view is View.LATENT:
             return weight
+        if self._fused(weight):
+            return self._fused_forward(weight)
         mask = self._mask_like(weight)
         if self.view is View.STUDENT:
             return self._quantize(weight * mask)

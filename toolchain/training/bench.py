@@ -34,6 +34,7 @@ from toolchain.pqk import ChannelPruner, PruningObjective, TwoNetworks
 from toolchain.quantization import kernels
 from toolchain.quantization.attach import Quantization, attach_quantizers, calibrate
 from toolchain.quantization.attached import attach_teacher_norms
+from toolchain.quantization.residual_kernels import fused_adds
 from toolchain.structure.groups import find_groups
 from toolchain.structure.importance import importance
 from toolchain.structure.masks import HeldStill
@@ -135,7 +136,7 @@ class Bench:
             checkpoint_every_s=1e9,
             log_every_steps=10**9,
         )
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, fused_adds(network):
             result = fit(
                 network,
                 objective,

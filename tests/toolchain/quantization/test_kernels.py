@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from toolchain.quantization import kernels
-from toolchain.quantization.kernels import FakeQuantize
+from toolchain.quantization.kernels import FakeQuantize, Grid
 
 GRIDS = [(0.0, 255.0), (-128.0, 127.0), (0.0, 15.0), (-8.0, 7.0), (0.0, 3.0), (-2.0, 1.0)]
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
@@ -49,7 +49,7 @@ def run(
     x: Tensor, scale: Tensor, low: float, high: float, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, scale = x.detach().requires_grad_(), scale.detach().requires_grad_()
-    y = FakeQuantize.apply(x, scale, low, high)
+    y = FakeQuantize.apply(x, scale, Grid(low, high))
     y.backward(grad)
     assert x.grad is not None
     assert scale.grad is not None
