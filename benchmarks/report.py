@@ -292,17 +292,31 @@ def _headline(report: Mapping[str, Any]) -> str:
 
 
 def _environment(report: Mapping[str, Any]) -> str:
-    lines = [f"seed: {report['seed']}"]
+    """What is known, a line each; of the rest the names alone: ``report.json`` has the reasons."""
+    lines, unknown = [f"seed: {report['seed']}"], []
     for key, value in report["environment"].items():
-        if isinstance(value, Mapping):
-            shown = ", ".join(f"{name} {item}" for name, item in value.items() if item is not None)
-        elif isinstance(value, (list, tuple)):
-            shown = ", ".join(map(str, value))
-        else:
-            shown = _UNKNOWN if value is None else _value(value)
-        if key != "missing":
-            lines.append(f"{key.replace('_', ' ')}: {shown or 'none'}")
+        if key == "missing":
+            continue
+        name = key.replace("_", " ")
+        shown = _in_words(value)
+        if shown:
+            lines.append(f"{name}: {shown}")
+        elif value is None:
+            unknown.append(name)
+    if unknown:
+        lines.append(f"not known: {', '.join(unknown)}")
     return _bullets(lines)
+
+
+def _in_words(value: Any) -> str:
+    """Nested values on one line, without what is empty."""
+    if isinstance(value, Mapping):
+        parts = {name: _in_words(item) for name, item in value.items() if name != "missing"}
+        return ", ".join(f"{name} {part}" for name, part in parts.items() if part)
+    if isinstance(value, (list, tuple)):
+        parted = "; " if any(isinstance(item, Mapping) for item in value) else ", "
+        return parted.join(filter(None, map(_in_words, value)))
+    return "" if value is None else _value(value)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:

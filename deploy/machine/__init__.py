@@ -1,0 +1,1 @@
+"""The machine under a measurement: its files, clocks, heat, software, and what slows it down."""
