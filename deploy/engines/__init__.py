@@ -1,0 +1,1 @@
+"""TensorRT engines: imported, built, proved and run through the bindings that this machine has."""
