@@ -24,7 +24,8 @@ def _missing_tensorrt() -> str | None:
 
 
 def _missing_arm64() -> str | None:
-    here = platform.machine() in ("aarch64", "arm64") or shutil.which("qemu-aarch64")
+    programs = ("qemu-aarch64", "qemu-aarch64-static")
+    here = platform.machine() in ("aarch64", "arm64") or any(map(shutil.which, programs))
     return None if here else "neither an arm64 machine nor qemu-aarch64"
 
 

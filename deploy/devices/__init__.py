@@ -1,0 +1,1 @@
+"""Places that run a bundle: this machine, a board over ssh, many of them at once."""
