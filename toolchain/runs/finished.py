@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.errors import ConfigError, StorageError
+from benchmarks.report_file import REPORT, find_reports, read_report, refused
+from deploy.errors import ConfigError
 
-REPORT, ARTIFACTS = "report.json", "artifacts"
 PERCENTILES = ("p50", "p90")
 _NETWORK_KEYS = ("top1", "parameters", "macs", "size_bytes")
 
@@ -81,7 +80,7 @@ def read_runs(run_folders: Iterable[Path]) -> list[Run]:
     """
     found: dict[Path, Run] = {}
     for folder in run_folders:
-        paths = sorted(_reports(folder))
+        paths = sorted(find_reports(folder))
         if not paths:
             given = "holds no report" if folder.is_dir() else "is not a folder"
             raise ConfigError(
@@ -93,55 +92,16 @@ def read_runs(run_folders: Iterable[Path]) -> list[Run]:
     return list(found.values())
 
 
-def _reports(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name != ARTIFACTS and not name.startswith(".")]
-        if REPORT in files:
-            yield Path(root, REPORT)
-
-
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise StorageError(
-            f"{path}: cannot be read ({reason}); accepted is a report that `compress-deploy run` "
-            "wrote; run the recipe again"
-        ) from error
+    record = read_report(path)
     problem = _problem(record)
     if problem is not None:
-        raise StorageError(
-            f"{path}: {problem}; accepted is a report that `compress-deploy run` wrote; "
-            "run the recipe again or leave its folder out"
-        )
-    return dict(record)
+        raise refused(path, problem)
+    return record
 
 
-def _problem(record: Any) -> str | None:
-    """What a report lacks, or None."""
-    if not isinstance(record, dict):
-        return "holds no mapping"
-    kinds = {
-        "name": str,
-        "seed": int,
-        "teacher": dict,
-        "student": dict,
-        "goals": dict,
-        "stages": list,
-        "environment": dict,
-        "recipe": dict,
-    }
-    for key, kind in kinds.items():
-        if not isinstance(record.get(key), kind):
-            return f"{key} is missing or no {kind.__name__}"
-    if not isinstance(record["recipe"].get("data"), dict):
-        return "recipe.data is missing"
-    if not all(isinstance(stage, dict) for stage in record["stages"]):
-        return "stages holds what is no dict"
-    for name, goal in record["goals"].items():
-        if not isinstance(goal, dict) or not {"asked", "reached", "met"} <= set(goal):
-            return f"goals.{name} lacks asked, reached or met"
+def _problem(record: Mapping[str, Any]) -> str | None:
+    """Which number a table cannot do without, or None."""
     for who in ("teacher", "student"):
         latency = record[who].get("latency_ms")
         numbers = {key: record[who].get(key) for key in _NETWORK_KEYS}

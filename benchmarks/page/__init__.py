@@ -1,0 +1,1 @@
+"""Runs and records of measurements as one HTML page that opens offline."""

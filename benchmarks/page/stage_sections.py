@@ -1,0 +1,75 @@
+"""The chain of stages: how training went, how long each stage took, and what it measured."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Mapping
+
+from benchmarks.page import numbers
+from benchmarks.page.blocks import (
+    FULL,
+    NARROW,
+    Cell,
+    Column,
+    Figure,
+    Figures,
+    Section,
+    Table,
+)
+from benchmarks.page.charts.timeline import Bar, Timeline
+from benchmarks.page.facts import flat
+from benchmarks.page.reading import Run, mapping
+from benchmarks.page.training_figures import training_figures
+
+
+def training_section(run: Run) -> list[Section]:
+    """Curves of the stages that train; nothing where the run came without logs."""
+    named = (stage for stage in run.report["stages"] if stage.get("name") == "teacher")
+    teacher: Mapping[str, Any] = next(named, {})
+    figures = training_figures(run.logs, numbers.known(teacher, "metrics", "validation_top1"))
+    if not figures:
+        return []
+    untrained = [
+        str(stage.get("name"))
+        for stage in run.report["stages"]
+        if str(stage.get("name")) not in {log.stage for log in run.logs}
+    ]
+    intro = "Stages one after another, each with its own steps, short ones drawn wider."
+    stages = [log.stage for log in run.logs]
+    if len(set(stages)) < len(stages):
+        intro += " Stages of one name are in the order of their keys."
+    if untrained:
+        intro += f" In the gaps are stages that train nothing ({', '.join(untrained)})."
+    return [Section("Training", [Figures(figures)], intro)]
+
+
+def chain_section(report: Mapping[str, Any]) -> list[Section]:
+    """How long each stage took and what it measured."""
+    bars = []
+    for stage in report["stages"]:
+        seconds = numbers.known(stage, "seconds")
+        bars.append(Bar(str(stage.get("name")), seconds or 0.0, numbers.duration(seconds)))
+    if not bars:
+        return []
+    total = math.fsum(bar.seconds for bar in bars)
+    chart = Timeline(
+        "The chain of stages",
+        "; ".join(f"{bar.name} {bar.shown}" for bar in bars),
+        bars,
+    )
+    figure = Figure(
+        f"The chain, {numbers.duration(total)} in all", chart.svg(FULL), chart.svg(NARROW)
+    )
+    rows = []
+    for stage in report["stages"]:
+        seconds = numbers.known(stage, "seconds")
+        measured = ", ".join(
+            f"{name} {value}"
+            for key, item in mapping(stage.get("metrics")).items()
+            for name, value in flat(key, item)
+        )
+        rows.append(
+            [Cell(str(stage.get("name"))), Cell(numbers.duration(seconds), seconds), Cell(measured)]
+        )
+    table = Table([Column("stage"), Column("time", True), Column("what it measured")], rows)
+    return [Section("Stages", [Figures([figure], full=True), table])]
