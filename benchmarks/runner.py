@@ -26,7 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Callable, Iterator, Mapping, Sequence
 
-from benchmarks.record import write_record
+from benchmarks.records.record import write_record
 from deploy.bundle import Bundle
 from deploy.devices.lock import only_one
 from deploy.errors import CompressDeployError, ConfigError, DeviceError, StorageError
@@ -117,7 +117,7 @@ def _bench(asked: argparse.Namespace, progress: Progress, bench: Bench) -> int:
 
 def _measure(bundle: Bundle, request: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     from benchmarks.bench import run_bench
-    from benchmarks.request import Request
+    from benchmarks.records.request import Request
 
     return run_bench(bundle, Request.from_dict(request), progress=progress)
 

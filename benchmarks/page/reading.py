@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
-from benchmarks.record import FORMAT, read_record
+from benchmarks.records.record import FORMAT, read_record
 from benchmarks.report_file import ARTIFACTS, REPORT, read_report
 from deploy.errors import ConfigError, StorageError
 

@@ -17,7 +17,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.record import read_record
+from benchmarks.records.record import read_record
 from benchmarks.runner import TERMINATED, main
 from deploy.bundle import Bundle, write_bundle
 from deploy.devices.lock import only_one

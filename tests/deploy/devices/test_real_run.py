@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.record import validate
+from benchmarks.records.record import validate
 from deploy.bundle import Bundle, write_bundle
 from deploy.devices.device import Device
 from deploy.devices.fleet import run_fleet

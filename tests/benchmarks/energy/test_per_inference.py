@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.energy import UPDATES, energy_per_inference, integrate
+from benchmarks.energy.per_inference import UPDATES, energy_per_inference, integrate
 from deploy.errors import ConfigError, DeviceError
 from deploy.power.meter import Trace
 

@@ -1,0 +1,1 @@
+"""Joules per inference, from the power that a meter saw."""

@@ -1,0 +1,1 @@
+"""What a benchmark run was asked, what it found, and how two of them compare."""

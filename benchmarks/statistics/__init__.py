@@ -1,0 +1,1 @@
+"""Intervals for numbers whose samples are not independent."""
