@@ -7,23 +7,31 @@ a device needs no code of the training side.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import math
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from deploy.errors import DataError, StorageError, VerificationError
+from deploy.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    check_file,
+    describe,
+    inside_path,
+    read_manifest,
+    write_manifest,
+)
 from deploy.sessions.session import Session
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 SAMPLES = "samples.npz"
+ADDING = ".adding."
 
 
 @dataclass(frozen=True)
@@ -69,9 +77,9 @@ class Bundle:
         Raises:
             StorageError: There is no manifest, or it or a file does not match; says which.
         """
-        manifest = _read_manifest(Path(folder))
+        manifest = read_manifest(Path(folder))
         for name, expected in manifest["files"].items():
-            _check_file(Path(folder), name, expected)
+            check_file(Path(folder), name, expected)
         return cls(Path(folder), manifest)
 
     @property
@@ -186,7 +194,7 @@ def write_bundle(
         raise _cannot_write(folder, error) from error
     try:
         for inside, path in copies.items():
-            (scratch / _inside(folder, inside)).parent.mkdir(parents=True, exist_ok=True)
+            (scratch / inside_path(folder, inside)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(str(path), str(scratch / inside))
         np.savez_compressed(
             str(scratch / SAMPLES),
@@ -214,11 +222,9 @@ def write_bundle(
             "seeds": dict(seeds),
             "versions": dict(versions),
             "details": dict(details or {}),
-            "files": {inside: _describe(scratch / inside) for inside in sorted([*copies, SAMPLES])},
+            "files": {inside: describe(scratch / inside) for inside in sorted([*copies, SAMPLES])},
         }
-        (scratch / MANIFEST).write_text(
-            json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        write_manifest(scratch / MANIFEST, manifest)
         scratch.chmod(0o755)  # mkdtemp makes it private
         scratch.replace(folder)
     except OSError as error:
@@ -226,6 +232,115 @@ def write_bundle(
     finally:
         shutil.rmtree(str(scratch), ignore_errors=True)
     return Bundle.open(folder)
+
+
+def add_files(
+    bundle: Bundle,
+    files: Mapping[str, Path],
+    details: Mapping[str, Any] | None = None,
+    targets: Mapping[str, str] | None = None,
+) -> Bundle:
+    """Add files to a bundle that exists, and open it again.
+
+    ``files`` maps names in the bundle to files, which are copied; one that is there already is
+    replaced.  ``details`` go into the manifest's, mappings into mappings, anything else in place of
+    what was there.  ``targets`` maps targets to names in the bundle.
+
+    At every moment the folder holds a bundle that can be opened: copies lie aside until they are
+    whole, a file to be replaced is taken out of the manifest first, and the new manifest comes last.
+    Several processes may add at the same time.
+
+    Raises:
+        DataError: A file is the bundle's samples, or a target names a file that is not there.
+        StorageError: The bundle was changed or damaged, or cannot be written.
+    """
+    folder = bundle.folder
+    for name in files:
+        inside_path(folder, name)
+        if name == bundle.manifest["samples"]:
+            raise DataError(
+                f"{folder}: {name} holds the samples that vouch for every model of the bundle; "
+                "other files can be added; write a new bundle for other samples"
+            )
+    try:
+        with _alone_in(folder), tempfile.TemporaryDirectory(
+            dir=str(folder), prefix=ADDING
+        ) as scratch:
+            return _add(folder, Path(scratch), files, details or {}, targets or {})
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise _cannot_write(folder, error) from error
+
+
+def _add(
+    folder: Path,
+    scratch: Path,
+    files: Mapping[str, Path],
+    details: Mapping[str, Any],
+    targets: Mapping[str, str],
+) -> Bundle:
+    old = Bundle.open(folder).manifest  # not the caller's: others may have added files since
+    copies = {name: scratch / str(place) for place, name in enumerate(files)}
+    for name, path in files.items():
+        shutil.copyfile(str(path), str(copies[name]))
+        copies[name].chmod(0o644)
+    added = {name: describe(path) for name, path in copies.items()}
+    new = {
+        **old,
+        "targets": {
+            **old["targets"],
+            **{target: {"file": name} for target, name in targets.items()},
+        },
+        "details": _merged(old.get("details", {}), details),
+        "files": dict(sorted({**old["files"], **added}.items())),
+    }
+    unknown = sorted(name for name in targets.values() if name not in new["files"])
+    if unknown:
+        raise DataError(
+            f"{folder}: targets name {unknown}, which this bundle does not hold; "
+            "add these files in the same call"
+        )
+    for name, manifest in (("without", _without(old, added)), ("with", new)):
+        write_manifest(scratch / name, manifest)
+    if any(old["files"].get(name, entry) != entry for name, entry in added.items()):
+        (scratch / "without").replace(folder / MANIFEST)
+    for name, path in copies.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        path.replace(folder / name)
+    (scratch / "with").replace(folder / MANIFEST)
+    return Bundle(folder, new)
+
+
+def _without(manifest: Mapping[str, Any], gone: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: entry for name, entry in manifest["targets"].items() if entry["file"] not in gone}
+    files = {name: entry for name, entry in manifest["files"].items() if name not in gone}
+    return {**manifest, "targets": kept, "files": files}
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """``new`` over ``old``, mapping by mapping."""
+    both = dict(old)
+    for key, value in new.items():
+        known = both.get(key)
+        nested = isinstance(known, Mapping) and isinstance(value, Mapping)
+        both[key] = _merged(known, value) if nested else value  # type: ignore[arg-type]
+    return both
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, so that of two who add each sees what the other added."""
+    import fcntl
+
+    handle = os.open(str(folder), os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        for left in folder.glob(f"{ADDING}*"):  # by one that was killed: no other is at work now
+            shutil.rmtree(str(left))
+        yield
+    finally:
+        os.close(handle)
 
 
 def _cannot_write(folder: Path, error: OSError) -> StorageError:
@@ -259,83 +374,3 @@ def _check_samples(
             f"bundle pre-processing has mean {list(mean)} and std {list(std)} for "
             f"{shape[0]} channels; give one of each per channel, std above 0"
         )
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StorageError(
-            f"{folder}: not a bundle, it has no {MANIFEST}; give the folder that a run wrote"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path}: cannot be read ({error}); copy the bundle again") from error
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if version != FORMAT_VERSION:
-        raise StorageError(
-            f"{path}: format version is {version!r}; this program reads "
-            f"{FORMAT_VERSION}; use the version that wrote the bundle"
-        )
-    lacking = [
-        key
-        for key in (
-            "name",
-            "targets",
-            "input",
-            "output",
-            "preprocess",
-            "classes",
-            "samples",
-            "files",
-        )
-        if key not in manifest
-    ]
-    if lacking:
-        raise StorageError(f"{path}: lacks {lacking}; copy the bundle again")
-    unvouched = sorted(
-        {*(entry["file"] for entry in manifest["targets"].values()), manifest["samples"]}
-        - set(manifest["files"])
-    )
-    if unvouched:
-        raise StorageError(f"{path}: names {unvouched} without a hash; copy the bundle again")
-    return manifest
-
-
-def _check_file(folder: Path, name: str, expected: Mapping[str, Any]) -> None:
-    path = folder / _inside(folder, name)
-    if not path.is_file():
-        raise StorageError(f"{folder}: {name} is missing; copy the bundle again")
-    size_bytes = path.stat().st_size
-    if size_bytes != expected.get("size_bytes"):
-        raise StorageError(
-            f"{folder}: {name} has {size_bytes} bytes and the manifest says "
-            f"{expected.get('size_bytes')}; copy the bundle again"
-        )
-    if _sha256(path) != expected.get("sha256"):
-        raise StorageError(
-            f"{folder}: {name} was changed (its SHA-256 is not the manifest's); "
-            "copy the bundle again"
-        )
-
-
-def _inside(folder: Path, name: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts or name == MANIFEST:
-        raise StorageError(
-            f"{folder}: file name {name!r} leaves the bundle or is its manifest; "
-            "a bundle's files lie inside it"
-        )
-    return path
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    return {"sha256": _sha256(path), "size_bytes": path.stat().st_size}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deploy.errors import VerificationError
+from exporters.census import census, require_same
+from exporters.float16 import LEAST_OPSET, to_float16
 from exporters.qdq_ops import FakeQuantize, translations
 
 if TYPE_CHECKING:
@@ -30,15 +35,20 @@ def export_onnx(
     *,
     metadata: Mapping[str, str] | None = None,
     opset: int = OPSET,
+    float16: bool = False,
 ) -> Path:
     """Write ``module`` in eval mode, with its weights in the file and a free batch axis.
 
     ``example`` is one input [B, ...] with B >= 2, so that a batch of one is not taken for a constant.
+    Nodes are named by the path of the module that they come from and their operator:
+    ``layer1.0.conv1/Conv``. ``float16`` is for what is float inside; inputs and outputs stay float32.
 
     Raises:
         VerificationError: The file fails ONNX's checker, or a quantizer was lost on the way.
     """
     import onnx
+
+    opset = max(opset, LEAST_OPSET) if float16 else opset
 
     module = module.eval()
     batch = torch.export.Dim("batch", min=1)
@@ -59,8 +69,13 @@ def export_onnx(
         )
     assert program is not None
     model = program.model_proto
-    _fold_constants_into_initializers(model)
-    _forget_the_exporter(model)
+    _require_quantizers(module, model, path.name)
+    for tidy in (_fold_constants_into_initializers, _name_nodes_by_module, _forget_the_exporter):
+        before = census(model)
+        tidy(model)
+        require_same(before, census(model), f"{path.name}: {tidy.__name__}")
+    if float16:
+        to_float16(model)
     for key, value in sorted((metadata or {}).items()):
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
@@ -68,15 +83,41 @@ def export_onnx(
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
         raise VerificationError(f"{path.name}: onnx.checker refuses the export: {error}") from error
-    wanted = sum(isinstance(part, FakeQuantize) for part in module.modules())
-    written = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
-    if written < wanted:
-        raise VerificationError(
-            f"{path.name}: {written} QuantizeLinear nodes were written for {wanted} quantizers; "
-            "accepted is one for each; take unused quantizers out of the network"
-        )
     onnx.save(model, path)
     return path
+
+
+def _require_quantizers(module: nn.Module, model: ModelProto, name: str) -> None:
+    """Every activation grid of the module was written, with the scale that it has to the last bit."""
+    wanted = Counter(
+        np.float64(part.scale).tobytes()
+        for part in module.modules()
+        if isinstance(part, FakeQuantize)
+    )
+    written: Counter[bytes] = Counter()
+    for quantizer, count in census(model).items():
+        if quantizer.op_type == "QuantizeLinear":
+            written[quantizer.scales] += count
+    lost = (wanted - written).total()
+    if lost:
+        raise VerificationError(
+            f"{name}: {written.total()} QuantizeLinear nodes were written for {wanted.total()} "
+            f"quantizers, and {lost} scales are in none; accepted is one node with its scale for "
+            "each; take unused quantizers out of the network"
+        )
+
+
+def _name_nodes_by_module(model: ModelProto) -> None:
+    """``node_conv2d_7`` becomes ``layer1.0.conv1/Conv``; what no module made keeps its own name."""
+    seen: Counter[str] = Counter()
+    for node in model.graph.node:
+        scopes = next(
+            (p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]"
+        )
+        *outer, own = ast.literal_eval(scopes) or [node.name]
+        name = f"{next((path for path in reversed(outer) if path), own)}/{node.op_type}"
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
 
 
 def _fold_constants_into_initializers(model: ModelProto) -> None:

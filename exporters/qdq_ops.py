@@ -20,11 +20,13 @@ from torch import Tensor
 
 
 @torch.library.custom_op("compress_deploy::fake_quantize", mutates_args=())
-def fake_quantize(x: Tensor, scale: float, zero_point: int, signed: bool) -> Tensor:
-    """Put ``x`` on the 8-bit grid with this scale and zero point."""
-    low, high = (-128, 127) if signed else (0, 255)
+def fake_quantize(
+    x: Tensor, scale: float, zero_point: int, signed: bool, top: int | None = None
+) -> Tensor:
+    """Put ``x`` on the 8-bit grid with this scale and zero point, whose largest integer is ``top``."""
+    low, top = -128 if signed else 0, _largest(signed) if top is None else top
     step = torch.tensor(scale, dtype=x.dtype, device=x.device)
-    return ((x / step).round().add_(zero_point).clamp_(low, high) - zero_point) * step
+    return ((x / step).round().add_(zero_point).clamp_(low, top) - zero_point) * step
 
 
 @torch.library.custom_op("compress_deploy::dequantize_weight", mutates_args=())
@@ -48,7 +50,7 @@ def flatten(x: Tensor) -> Tensor:
 
 
 @fake_quantize.register_fake
-def _(x: Tensor, scale: float, zero_point: int, signed: bool) -> Tensor:
+def _(x: Tensor, scale: float, zero_point: int, signed: bool, top: int | None = None) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -68,15 +70,28 @@ def _(x: Tensor) -> Tensor:
 
 
 class FakeQuantize(torch.nn.Module):
-    """A fixed activation grid; ``relu`` is applied first."""
+    """A fixed activation grid; ``relu`` is applied first.
 
-    def __init__(self, scale: float, zero_point: int, signed: bool, relu: bool) -> None:
+    ``top`` is the largest integer in use, by default that of the type.  The integer of a lower one is
+    clipped before it is stored: a kernel saturates at its type's end only.
+    """
+
+    def __init__(
+        self, scale: float, zero_point: int, signed: bool, relu: bool, top: int | None = None
+    ) -> None:
         super().__init__()
-        self.scale, self.zero_point, self.signed, self.relu = scale, zero_point, signed, relu
+        # What a file stores is float32; in float64 torch must compute with the same number.
+        self.scale = float(np.float32(scale))
+        self.zero_point, self.signed, self.relu = zero_point, signed, relu
+        self.top = _largest(signed) if top is None else top
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x) if self.relu else x
-        return fake_quantize(x, self.scale, self.zero_point, self.signed)
+        return fake_quantize(x, self.scale, self.zero_point, self.signed, self.top)
+
+
+def _largest(signed: bool) -> int:
+    return 127 if signed else 255
 
 
 def translations(opset: int) -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -89,10 +104,18 @@ def translations(opset: int) -> dict[Callable[..., Any], Callable[..., Any]]:
     def constant(array: np.ndarray) -> Any:
         return op.Constant(value=onnx.numpy_helper.from_array(array))
 
-    def write_fake_quantize(x: Any, scale: float, zero_point: int, signed: bool) -> Any:
-        step = constant(np.array(scale, np.float32))
-        zero = constant(np.array(zero_point, np.int8 if signed else np.uint8))
-        return op.DequantizeLinear(op.QuantizeLinear(x, step, zero), step, zero)
+    def write_fake_quantize(
+        x: Any, scale: float, zero_point: int, signed: bool, top: int | None = None
+    ) -> Any:
+        kind = np.int8 if signed else np.uint8
+        step, zero = constant(np.array(scale, np.float32)), constant(np.array(zero_point, kind))
+        q = op.QuantizeLinear(x, step, zero)
+        if top is not None and top < _largest(signed):
+            # Between Q and DQ it keeps no integer kernel from being found; a float one would.
+            q = op.Clip(
+                q, constant(np.array(-128 if signed else 0, kind)), constant(np.array(top, kind))
+            )
+        return op.DequantizeLinear(q, step, zero)
 
     def write_dequantize_weight(q_OX: Any, scale_O: Any, axis: int) -> Any:
         if len(q_OX.shape) > 2:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -175,16 +175,27 @@ def _check_source(source: Path, sha256: str) -> None:
         )
 
 
-def load(folder: Path) -> tuple[fx.GraphModule, Spec]:
+def load(folder: Path, keep_float: Sequence[str] = ()) -> tuple[fx.GraphModule, Spec]:
     """The network in ``folder``, in eval mode, equal to the last bit to the one that was saved.
+
+    Layers that ``keep_float`` names (path or glob, ``first``, ``last``) come back without the
+    quantizers of their weights, and values that no other layer wants on a grid without theirs.
 
     Raises:
         CheckpointError: The folder is not a checkpoint, or weights and structure disagree.
+        ConfigError: A name in ``keep_float`` matches no layer.
     """
     spec = read_spec(folder)
+    if keep_float and spec.quantization is not None:
+        ignore = (*spec.quantization.ignore, *keep_float)
+        spec = replace(spec, quantization=replace(spec.quantization, ignore=ignore))
     network = build(spec)
     try:
-        network.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+        state = load_file(folder / "model.safetensors")
+        if keep_float:
+            wanted = network.state_dict()
+            state = {key: tensor for key, tensor in state.items() if key in wanted}
+        network.load_state_dict(state, strict=True)
     except (RuntimeError, OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(

@@ -1,182 +1,30 @@
-"""The end of the chain: teacher and student as files, proved equal to their networks, packed and measured."""
+"""The end of the chain: both networks as they ship, tested, timed and compared with the goals."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import fx
 
-from benchmarks import accuracy, environment, latency
+from benchmarks import accuracy, environment
 from benchmarks.report import build_report, goal_rows, goals_met, summary_rows, write_report
-from deploy.bundle import Bundle, write_bundle
+from benchmarks.timing import latency
+from deploy.bundle import Bundle
 from deploy.sessions.ort import OrtCpuSession
-from exporters.onnx_from_torch import INPUT, OUTPUT, export_onnx
-from exporters.ort_graph import kernel_report
-from exporters.verify import FLOAT32, INT8, Verification, verify
-from toolchain import checkpoint
-from toolchain.data.batches import evaluation_batches
-from toolchain.data.samples import Data, Split
-from toolchain.quantization.lowering import lower
+from exporters.onnx_from_torch import INPUT
+from toolchain.exporting import BUNDLE, numpy_batches, portable
 from toolchain.runs.artifacts import installed_versions
 from toolchain.student import data_of
-from toolchain.training.evaluation import predict_logits
-from toolchain.training.precision import Precision
 
 if TYPE_CHECKING:
     from toolchain.recipe.schema import Recipe
     from toolchain.runs.artifacts import Artifact, RunContext
-    from toolchain.stages import Export, Report
-
-# What a runtime computes is compared with torch in float32, whatever precision trained it.
-EXACT = Precision("float32", "cpu", "the reference of an export")
-REPORT, BUNDLE = "report", "bundle"
-
-
-def portable(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON with the names of files where it had their paths on this machine.
-
-    What the files held is told by the fingerprints and weights that go with it.
-    """
-    record = recipe.model_dump(mode="json")
-    model, data = record["model"], record["data"]
-    for section, key in ((model, "file"), (model, "checkpoint"), (data, "root")):
-        if section.get(key) is not None:
-            section[key] = Path(section[key]).name
-    return record
-
-
-def _numpy_batches(
-    data: Data, split: Split, size: int = 500
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for images_BCHW, labels_B in evaluation_batches(split, data.preprocess, size):
-        yield images_BCHW.numpy(), labels_B.numpy()
-
-
-def _example(data: Data) -> torch.Tensor:
-    images_BCHW, _ = next(evaluation_batches(data.validation, data.preprocess, 2))
-    return images_BCHW if len(images_BCHW) > 1 else images_BCHW.repeat(2, 1, 1, 1)
-
-
-def _verified(network: fx.GraphModule, path: Path, data: Data, *, quantized: bool) -> Verification:
-    """The file against its network on the validation part: decisions and top-1."""
-    reference_NC = predict_logits(network, data.validation, data.preprocess, EXACT).numpy()
-    session = OrtCpuSession(path, threads=torch.get_num_threads())
-    try:
-        return verify(
-            reference_NC,
-            session,
-            _numpy_batches(data, data.validation),
-            INT8 if quantized else FLOAT32,
-        ).require()
-    finally:
-        session.close()
-
-
-def export(config: Export, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
-    """Write both networks as ONNX, prove them, and pack the student's bundle.
-
-    Raises:
-        VerificationError: A file disagrees with its network.
-    """
-    data, recipe = data_of(ctx), ctx.recipe
-    student, spec = checkpoint.load(source.root)
-    teacher, _ = checkpoint.load(source.find("teacher").root)
-    example = _example(data)
-    work = ctx.scratch("onnx")
-    facts = {"producer": "compress-deploy", "recipe": recipe.name, "target": recipe.target}
-    teacher_onnx = export_onnx(lower(teacher), example, work / "teacher.onnx", metadata=facts)
-    student_onnx = export_onnx(lower(student), example, work / "student.onnx", metadata=facts)
-    checks = {"teacher": _verified(teacher, teacher_onnx, data, quantized=False)}
-    if config.static_int8 is not None:
-        student_onnx = _statically_quantized(config, student_onnx, data, ctx)
-        checks["student"] = _measured_loss(student, student_onnx, data)
-    else:
-        checks["student"] = _verified(
-            student, student_onnx, data, quantized=spec.quantization is not None
-        )
-    kernels = kernel_report(student_onnx)
-    notes = kernels.notes()
-    for line in notes:
-        ctx.say(line)
-    order_N = torch.randperm(
-        len(data.validation), generator=torch.Generator().manual_seed(ctx.seed)
-    )
-    images_u8 = data.validation.images(order_N[: config.samples]).contiguous().numpy()
-    session = OrtCpuSession(student_onnx)
-    outputs = session.run(
-        {INPUT: data.preprocess.normalize(torch.from_numpy(images_u8)).contiguous().numpy()}
-    )[OUTPUT]
-    session.close()
-    weights = {
-        f"student/{path.name}": path
-        for path in source.root.iterdir()
-        if path.name in ("spec.json", "model.safetensors", checkpoint.SOURCE_FILE)
-    }
-    write_bundle(
-        out / BUNDLE,
-        name=recipe.name,
-        targets={recipe.target: student_onnx},
-        input_name=INPUT,
-        input_shape=data.input_shape,
-        output_name=OUTPUT,
-        classes=data.classes,
-        mean=data.preprocess.mean,
-        std=data.preprocess.std,
-        sample_inputs=images_u8,
-        sample_outputs=outputs,
-        recipe=portable(recipe),
-        seeds={"run": ctx.seed, "split": recipe.data.split_seed},
-        versions=installed_versions(),
-        files={"teacher.onnx": teacher_onnx, **weights},
-        details={
-            "verified": {who: check.to_dict() for who, check in checks.items()},
-            "kernels": kernels.to_dict(),
-            "data_fingerprint": data.fingerprint,
-        },
-    )
-    (out / "notes.json").write_text(json.dumps(notes))
-    ctx.say(
-        f"{recipe.target}: {checks['student'].decisions:.2%} of decisions equal torch's, "
-        f"{len(kernels.integer)} layers on integer kernels, {len(kernels.float)} on float ones"
-    )
-    return {
-        "decisions_equal": checks["student"].decisions,
-        "validation_points": checks["student"].points,
-        "integer_layers": float(len(kernels.integer)),
-        "float_layers": float(len(kernels.float)),
-    }
-
-
-def _statically_quantized(config: Export, float_onnx: Path, data: Data, ctx: RunContext) -> Path:
-    from exporters.static_int8 import static_int8
-
-    generator = torch.Generator().manual_seed(ctx.seed)
-    order_N = torch.randperm(len(data.train), generator=generator)[: config.calibration_images]
-    part = data.train.part(order_N)
-    assert config.static_int8 is not None
-    return static_int8(
-        float_onnx,
-        (images for images, _ in _numpy_batches(data, part, 64)),
-        float_onnx.with_name("static.onnx"),
-        method=config.static_int8,
-    )
-
-
-def _measured_loss(network: fx.GraphModule, path: Path, data: Data) -> Verification:
-    """Post-training quantization changes what the float student computes: how much, without a verdict."""
-    reference_NC = predict_logits(network, data.validation, data.preprocess, EXACT).numpy()
-    session = OrtCpuSession(path, threads=torch.get_num_threads())
-    try:
-        return verify(reference_NC, session, _numpy_batches(data, data.validation), INT8)
-    finally:
-        session.close()
+    from toolchain.stages import Report
 
 
 def report(config: Report, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
@@ -184,12 +32,12 @@ def report(config: Report, source: Artifact, out: Path, ctx: RunContext) -> dict
     data, recipe = data_of(ctx), ctx.recipe
     shutil.copytree(source.root / BUNDLE, out / BUNDLE)
     bundle = Bundle.open(out / BUNDLE)
-    files = {"teacher": out / BUNDLE / "teacher.onnx", "student": bundle.model_path(recipe.target)}
+    files = {"teacher": out / BUNDLE / "teacher.onnx", "student": bundle.model_path("ort-cpu")}
     bundle.verify_samples(OrtCpuSession(files["student"])).require()
     top1 = {}
     for who, path in files.items():
         session = OrtCpuSession(path, threads=torch.get_num_threads())
-        top1[who] = accuracy.evaluate(session, _numpy_batches(data, data.test)).top1
+        top1[who] = accuracy.evaluate(session, numpy_batches(data, data.test)).top1
         session.close()
     images_u8, _ = bundle.samples()
     sessions = {who: OrtCpuSession(path, threads=1) for who, path in files.items()}
@@ -239,6 +87,7 @@ def report(config: Report, source: Artifact, out: Path, ctx: RunContext) -> dict
             f"one run, at least {config.latency_s:g} s and {config.latency_runs} runs each",
             "MACs: multiplications of convolutions and linear layers of the network, one image",
             "bytes: the ONNX file",
+            *_other_targets(recipe),
         ],
         versions=installed_versions(),
         bundle=BUNDLE,
@@ -247,6 +96,15 @@ def report(config: Report, source: Artifact, out: Path, ctx: RunContext) -> dict
     )
     write_report(made, out)
     return {"top1": numbers["student"]["top1"], "top1_teacher": numbers["teacher"]["top1"]}
+
+
+def _other_targets(recipe: Recipe) -> list[str]:
+    others = [target for target in recipe.targets if target != "ort-cpu"]
+    if not others:
+        return []
+    return [
+        f"the student's numbers are those of its graph for ort-cpu; {', '.join(others)}: see bundle"
+    ]
 
 
 def _last_measured(artifact: Artifact) -> Mapping[str, float]:

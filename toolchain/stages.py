@@ -52,7 +52,9 @@ class Quantizing(Frozen):
     edge_bits: int = Field(8, ge=2, le=8, description="of the first and last layer's weights")
     activation_bits: Literal[8] = 8
     quantizer: Literal["lsq", "minmax"] = "lsq"
-    keep_float: list[str] = Field([], description="layers left in float, by path or glob")
+    keep_float: list[str] = Field(
+        [], description="layers left in float: path or glob, `first`, `last`"
+    )
     calibration_images: int = Field(512, ge=1)
     calibration: Literal["mse", "max"] = "mse"
 
@@ -84,6 +86,7 @@ class Teacher(StageModel):
 class Quantize(StageModel, Quantizing):
     """Attach quantizers and set their steps from calibration images; trains nothing."""
 
+    uses: ClassVar[tuple[str, ...]] = ("data", "precision", "target")
     stage: Literal["quantize"] = "quantize"
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
@@ -215,18 +218,19 @@ class Train(StageModel, Training):
 
 
 class Export(StageModel):
-    """Lower for the target, write ONNX, prove it equal, and pack the bundle."""
+    """Lower for each target, write ONNX, prove it equal, and pack the bundle."""
 
     uses: ClassVar[tuple[str, ...]] = SHIPPED
+    version: ClassVar[int] = 2
     stage: Literal["export"] = "export"
     samples: int = Field(16, ge=1, description="sample inputs in the bundle")
-    static_int8: Literal["minmax", "entropy", "percentile"] | None = Field(
+    static_int8: Literal["minmax", "entropy", "percentile", "mse"] | None = Field(
         None, description="quantize a float student with ONNX Runtime's own static quantization"
     )
     calibration_images: int = Field(512, ge=1, description="for static_int8")
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
-        from toolchain.shipping import export
+        from toolchain.exporting import export
 
         return export(self, source, out, ctx)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from deploy.errors import StructureError, VerificationError
+from deploy.targets import unsigned_steps
 from toolchain import checkpoint
 from toolchain.checkpoint import Spec
 from toolchain.data.batches import evaluation_batches
@@ -152,6 +153,7 @@ class Student:
             config.activation_bits,
             config.quantizer,
             tuple(config.keep_float),
+            unsigned_steps(self.ctx.recipe.targets),
         )
         attach_quantizers(self.network, quantization)
         self.spec = replace(self.spec, quantization=quantization)

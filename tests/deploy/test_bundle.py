@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from deploy.bundle import MANIFEST, Bundle, SampleCheck, write_bundle
+from deploy.bundle import Bundle, SampleCheck, add_files, write_bundle
 from deploy.errors import DataError, StorageError, VerificationError
+from deploy.manifest import MANIFEST
 from deploy.sessions.session import Feeds, Port
 
 MEAN, STD = (0.5, 0.25), (0.5, 0.2)
@@ -210,3 +212,110 @@ def test_an_empty_folder_is_used_and_a_full_one_refused(tmp_path: Path) -> None:
     write_bundle(tmp_path / "empty", **arguments(tmp_path))
     with pytest.raises(StorageError, match="not empty"):
         write_bundle(tmp_path / "empty", **arguments(tmp_path))
+
+
+def engine(folder: Path, content: bytes = b"engine") -> Path:
+    path = folder / "made.plan"
+    path.write_bytes(content)
+    return path
+
+
+def test_added_files_are_vouched_for(bundle: Bundle, tmp_path: Path) -> None:
+    got = add_files(
+        bundle,
+        {"engines/a.plan": engine(tmp_path), "tensorrt.onnx": engine(tmp_path)},
+        details={"engines": {"a": {"sm": 87}}},
+        targets={"tensorrt": "tensorrt.onnx"},
+    )
+    assert got == Bundle.open(bundle.folder)
+    assert got.targets == ("ort-cpu", "tensorrt")
+    assert got.model_path("tensorrt").read_bytes() == b"engine"
+    assert got.manifest["details"] == {"note": "kept", "engines": {"a": {"sm": 87}}}
+    assert got.verify_samples(Answers())
+    assert not [path.name for path in got.folder.iterdir() if path.name.startswith(".")]
+    (got.folder / "engines/a.plan").write_bytes(b"other!")
+    with pytest.raises(StorageError, match=r"engines/a\.plan was changed"):
+        Bundle.open(got.folder)
+
+
+def test_details_are_merged_and_a_file_is_replaced(bundle: Bundle, tmp_path: Path) -> None:
+    for number, content in enumerate((b"one", b"two")):
+        # Both from the bundle as it was first opened: what is on disk counts.
+        got = add_files(
+            bundle,
+            {"ort-cpu.onnx": engine(tmp_path, content), f"{number}.txt": tmp_path / "LICENCE"},
+            details={"engines": {str(number): {"n": number}}, "note": number},
+        )
+    assert got.model_path("ort-cpu").read_bytes() == b"two"
+    assert got.manifest["details"] == {"note": 1, "engines": {"0": {"n": 0}, "1": {"n": 1}}}
+    assert {"0.txt", "1.txt"} <= set(Bundle.open(got.folder).manifest["files"])
+
+
+@pytest.mark.parametrize("stop_at", range(4))
+def test_every_moment_of_adding_is_a_bundle(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    """A kill is an exception at a rename: of the manifest, one file, the other, the manifest."""
+    done: list[Path] = []
+    real = Path.replace
+
+    def stopping(source: Path, target: Path) -> Path:
+        if len(done) == stop_at:
+            raise OSError(5, "stopped")
+        done.append(target)
+        return real(source, target)
+
+    monkeypatch.setattr(Path, "replace", stopping)
+    changed = {"ort-cpu.onnx": engine(tmp_path, b"changed"), "new": engine(tmp_path)}
+    with pytest.raises(StorageError, match="stopped"):
+        add_files(bundle, changed, targets={"tensorrt": "new"})
+    again = Bundle.open(bundle.folder)
+    assert again.targets == (("ort-cpu",) if stop_at == 0 else ())
+    assert again.manifest["details"] == {"note": "kept"}
+    monkeypatch.undo()
+    assert add_files(again, changed, targets={"ort-cpu": "ort-cpu.onnx"}).targets == ("ort-cpu",)
+
+
+def test_many_may_add_at_once(bundle: Bundle, tmp_path: Path) -> None:
+    made = {str(number): engine(tmp_path) for number in range(8)}
+    with ThreadPoolExecutor(8) as pool:
+        for done in [
+            pool.submit(add_files, bundle, {name: path}, {"by": {name: 1}})
+            for name, path in made.items()
+        ]:
+            done.result()
+    again = Bundle.open(bundle.folder)
+    assert set(made) <= set(again.manifest["files"])
+    assert again.manifest["details"]["by"] == dict.fromkeys(made, 1)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "samples": ({"files": {"samples.npz": "made.plan"}}, DataError, "holds the samples"),
+    "manifest": ({"files": {MANIFEST: "made.plan"}}, StorageError, "is its manifest"),
+    "outside": ({"files": {"../x": "made.plan"}}, StorageError, "leaves the bundle"),
+    "absent": ({"files": {"x": "absent"}}, StorageError, "cannot be written"),
+    "target": ({"files": {}, "targets": {"tensorrt": "x"}}, DataError, r"name \['x'\]"),
+}
+
+
+@pytest.mark.parametrize(("given", "kind", "words"), REFUSED.values(), ids=REFUSED)
+def test_refuses_to_add(
+    bundle: Bundle, tmp_path: Path, given: dict[str, Any], kind: type[Exception], words: str
+) -> None:
+    engine(tmp_path)
+    before = sorted(bundle.folder.rglob("*"))
+    files = {name: tmp_path / path for name, path in given["files"].items()}
+    with pytest.raises(kind, match=words) as refused:
+        add_files(bundle, files, targets=given.get("targets"))
+    assert "\n" not in str(refused.value)
+    assert sorted(bundle.folder.rglob("*")) == before
+    assert Bundle.open(bundle.folder) == bundle
+
+
+def test_nothing_is_added_to_a_damaged_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    (bundle.folder / "ort-cpu.onnx").unlink()
+    (bundle.folder / ".adding.dead").mkdir()
+    with pytest.raises(StorageError, match="is missing"):
+        add_files(bundle, {"x": engine(tmp_path)})
+    assert not (bundle.folder / "x").exists()
+    assert not (bundle.folder / ".adding.dead").exists()

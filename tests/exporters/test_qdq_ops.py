@@ -20,21 +20,34 @@ from exporters.qdq_ops import FakeQuantize
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 
 
-def quantized(x: np.ndarray, scale: float, zero_point: int, signed: bool) -> np.ndarray:
+def quantized(
+    x: np.ndarray, scale: float, zero_point: int, signed: bool, top: int | None = None
+) -> np.ndarray:
     low, high = (-128, 127) if signed else (0, 255)
+    high = high if top is None else top
     return (np.clip(np.rint(x / scale) + zero_point, low, high) - zero_point) * scale
 
 
 @pytest.mark.parametrize(
     ("zero_point", "signed"), [(0, False), (128, False), (0, True), (-7, True)]
 )
-@given(shape=SHAPES, seed=st.integers(0, 999), scale=st.floats(1e-3, 0.1))
+@given(
+    shape=SHAPES,
+    seed=st.integers(0, 999),
+    scale=st.floats(1e-3, 0.1),
+    top=st.sampled_from([None, 127, 99]),
+)
 def test_fake_quantize(
-    zero_point: int, signed: bool, shape: tuple[int, ...], seed: int, scale: float
+    zero_point: int,
+    signed: bool,
+    shape: tuple[int, ...],
+    seed: int,
+    scale: float,
+    top: int | None,
 ) -> None:
     x = np.random.default_rng(seed).normal(scale=4, size=shape)
-    got = qdq_ops.fake_quantize(torch.from_numpy(x), scale, zero_point, signed)
-    np.testing.assert_array_equal(got.numpy(), quantized(x, scale, zero_point, signed))
+    got = qdq_ops.fake_quantize(torch.from_numpy(x), scale, zero_point, signed, top)
+    np.testing.assert_array_equal(got.numpy(), quantized(x, scale, zero_point, signed, top))
 
 
 def test_halves_go_to_the_even_code() -> None:
@@ -114,11 +127,12 @@ class Everything(torch.nn.Module):
         self.register_buffer("scale_O", torch.from_numpy(random.uniform(0.01, 0.1, 5)).float())
         self.grid = FakeQuantize(0.02, 128, signed=False, relu=False)
         self.positive = FakeQuantize(0.03, 0, signed=False, relu=True)
+        self.low = FakeQuantize(0.03, 0, signed=False, relu=True, top=20)
 
     def forward(self, x: Tensor) -> Tensor:
         x = qdq_ops.flatten(qdq_ops.global_average_pool(self.grid(x)))
         w_OI = qdq_ops.dequantize_weight(self.q_OI, self.scale_O, 0)
-        return self.positive(torch.nn.functional.linear(x, w_OI))
+        return self.low(self.positive(torch.nn.functional.linear(x, w_OI)))
 
 
 def test_what_they_become_computes_the_same() -> None:
@@ -144,7 +158,8 @@ def test_what_they_become_computes_the_same() -> None:
     (got,) = session.run(None, {model.graph.input[0].name: x.numpy()})
     np.testing.assert_allclose(got, module(x).numpy(), atol=1e-6)
     kinds = [node.op_type for node in model.graph.node]
-    assert kinds.count("QuantizeLinear") == 2
-    assert kinds.count("DequantizeLinear") == 3
+    assert kinds.count("QuantizeLinear") == 3
+    assert kinds.count("DequantizeLinear") == 4
+    assert kinds.count("Clip") == 1
     assert "GlobalAveragePool" in kinds
     assert "Reshape" in kinds

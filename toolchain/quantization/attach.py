@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from deploy.errors import ConfigError
+from deploy.targets import WIDE
 from toolchain import graph
 from toolchain.quantization.activations import ActivationQuantizer, Nonlinearity, observing
 from toolchain.quantization.attached import (
@@ -44,8 +45,10 @@ class Quantization:
         bits: Of weights, 2 to 8.
         edge_bits: Of the first and the last layer's weights.
         activation_bits: Of activations; 8 is what the targets' kernels take.
+        unsigned_steps: The most steps above zero of a value that is never below: what all targets of
+            the student can store.
         kind: Learned step sizes or min-max.
-        ignore: Layers left in float, by path or glob.
+        ignore: Layers left in float, by path or glob, or ``first`` and ``last``.
     """
 
     bits: int = 8
@@ -53,6 +56,7 @@ class Quantization:
     activation_bits: int = 8
     kind: QuantizerKind = "lsq"
     ignore: tuple[str, ...] = ()
+    unsigned_steps: int = WIDE
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"ignore": list(self.ignore)}
@@ -89,10 +93,12 @@ def _matching(names: list[str], patterns: Iterable[str]) -> set[str]:
     matched: set[str] = set()
     for pattern in patterns:
         hits = fnmatch.filter(names, pattern)
+        if not hits and pattern in ("first", "last"):
+            hits = [names[0 if pattern == "first" else -1]]
         if not hits:
             raise ConfigError(
-                f"quantize.ignore: {pattern!r} matches no layer; accepted are paths or globs of "
-                f"{', '.join(names)}; correct or remove it"
+                f"keep_float: {pattern!r} matches no layer; accepted are first, last, and paths or "
+                f"globs of {', '.join(names)}; correct or remove it"
             )
         matched.update(hits)
     return matched
@@ -155,6 +161,7 @@ def _insert(network: fx.GraphModule, chosen: set[str], quantization: Quantizatio
             signed=not nonnegative[node],
             bits=quantization.activation_bits,
             kind=quantization.kind,
+            steps=quantization.unsigned_steps,
         )
         quantizer.train(network.training)
         network.get_submodule(PREFIX).add_module(node.name, quantizer)

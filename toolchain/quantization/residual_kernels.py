@@ -134,6 +134,7 @@ def fused_adds(network: fx.GraphModule) -> Iterator[None]:
     original = network.graph
     fused = copy.deepcopy(original)
     holder = nn.Module()
+    network.add_module(PREFIX, holder)
     for node in list(fused.nodes):
         found = _quantized_add(network, node)
         if found is None:
@@ -148,7 +149,6 @@ def fused_adds(network: fx.GraphModule) -> Iterator[None]:
         outer.replace_all_uses_with(new)
         for gone in (outer, node, inner):
             fused.erase_node(gone)
-    network.add_module(PREFIX, holder)
     network.graph = fused
     try:
         yield

@@ -150,7 +150,9 @@ def _accepted(told: Mapping[str, Any]) -> str:
         return f"one of {_names(sorted(told['discriminator']['mapping']))}"
     if "anyOf" in told:
         kinds = [_accepted(one) for one in told["anyOf"] if one.get("type") != "null"]
-        return " or ".join(kinds if told.get("default") is None else [*kinds, "`null`"])
+        nullable = any(one.get("type") == "null" for one in told["anyOf"])
+        null = ["`null`"] if nullable and told.get("default") is not None else []
+        return " or ".join([*kinds, *null])
     if "enum" in told:
         return _names(told["enum"])
     if "const" in told:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from deploy.targets import Target
 from toolchain.recipe.base import Frozen
 from toolchain.stages import STAGES, StageModel, standard_chain
 
@@ -149,9 +150,37 @@ class Recipe(Frozen):
     seed: int = Field(0, ge=0, lt=2**32)
     threads: int | None = Field(None, ge=1, description="CPU threads; default: all")
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    target: Literal["ort-cpu"] = "ort-cpu"
+    target: Target | Annotated[list[Target], Field(min_length=1)] = Field(
+        "ort-cpu",
+        description="one or several; training uses a grid of activations that all of them have",
+    )
     model: ModelConfig
     data: Annotated[DataConfig, Field(discriminator="kind")]
     goals: Goals = Goals()
     structure: StructureConfig = StructureConfig()
     stages: list[StageConfig] = Field(default_factory=lambda: list(standard_chain()), min_length=1)
+
+    @field_validator("target")
+    @classmethod
+    def _each_target_once(cls, target: Target | list[Target]) -> Target | list[Target]:
+        if isinstance(target, list) and len(set(target)) < len(target):
+            raise ValueError(f"{', '.join(target)} given; accepted: each target once")
+        return target
+
+    @field_validator("stages")
+    @classmethod
+    def _static_int8_has_no_float16(
+        cls, stages: list[StageConfig], info: ValidationInfo
+    ) -> list[StageConfig]:
+        static = any(getattr(stage, "static_int8", None) is not None for stage in stages)
+        if static and "tensorrt-fp16" in info.data.get("target", ""):
+            raise ValueError(
+                "static_int8 and target tensorrt-fp16 given; accepted: static_int8 for ort-cpu and "
+                "tensorrt, because it writes float32; use the stage quantize"
+            )
+        return stages
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The targets in the order given."""
+        return (self.target,) if isinstance(self.target, str) else tuple(self.target)

@@ -52,6 +52,27 @@ def test_values_lie_on_the_grid_next_to_the_plain_ones(
 
 
 @pytest.mark.parametrize("absorbs", ABSORBED)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_grid_that_every_target_has_ends_at_127(
+    absorbs: Nonlinearity, kind: QuantizerKind
+) -> None:
+    """Calibrated, trained with and ended as an unsigned grid of 7 bits; a signed one is as ever."""
+    x = torch.linspace(-9, 9, 400, dtype=torch.float64).view(4, 4, 5, 5)
+    quantizer = ActivationQuantizer(absorbs, signed=absorbs == "none", kind=kind, steps=127)
+    quantizer.double().calibrate(plain(x, absorbs), "max")
+    step = float(quantizer.step().detach())
+    assert step == pytest.approx((6 if absorbs == "relu6" else 9) / 127)
+    for values in (x, 2 * x):  # the second time a min-max grid has followed the range
+        quantizer.train()(values)
+        with torch.no_grad():
+            y = quantizer.eval()(2 * values)
+            step = float(quantizer.step())
+        codes = y / step
+        assert float(codes.max()) == pytest.approx(127)
+        assert float(codes.min()) == pytest.approx(-128 if absorbs == "none" else 0)
+
+
+@pytest.mark.parametrize("absorbs", ABSORBED)
 @pytest.mark.parametrize("view", [View.TEACHER, View.LATENT])
 def test_other_views_see_the_plain_nonlinearity(absorbs: Nonlinearity, view: View) -> None:
     x = torch.randn(4, 3, 5, 5) * 5

@@ -226,6 +226,14 @@ def test_ignored_layers_stay_float() -> None:
     assert sorted(quantizers(network)) == ["adaptive_avg_pool2d", "bn1", "relu", "relu_1"]
 
 
+def test_first_and_last_are_layers_too() -> None:
+    network = trace(Residual())
+    attach_quantizers(network, Quantization(ignore=("first", "last")))
+    names = [name for name, _ in weighted(network)]
+    kept = [n for n, m in weighted(network) if weight_view(m).quantizer is not None]  # type: ignore[union-attr]
+    assert kept == names[1:-1]
+
+
 def test_everything_ignored_is_the_float_network(resnet: Any) -> None:
     x = torch.randn(2, 48)
     network = trace(nn.Sequential(nn.Linear(48, 8), nn.ReLU(), nn.Linear(8, 2)))

@@ -79,6 +79,20 @@ def test_values_gradients_and_ranges_are_the_same(
         assert torch.equal(buffer, buffers[name]), name
 
 
+def test_an_add_of_an_add(compiled: None) -> None:
+    """As in networks without an activation behind their adds: one sum is a summand of the next."""
+    torch.manual_seed(0)
+    network = trace(build("mobilenet_v2", multiplier=0.25))
+    attach_quantizers(network, Quantization(kind="minmax"))
+    calibrate(network, [IMAGES])
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        want = network.eval()(IMAGES)
+        with fused_adds(network):
+            assert len(adds(network)) > 1
+            assert torch.equal(network(IMAGES), want)
+
+
 def test_afterwards_the_network_is_what_it_was() -> None:
     network = student()
     graph, names = str(network.graph), list(network.state_dict())

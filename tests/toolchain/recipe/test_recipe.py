@@ -87,6 +87,20 @@ def test_a_recipe_never_changes(write: Write) -> None:
         (MINIMAL + "structure: {max_sparsity: 1}", ["structure.max_sparsity: 1 given", "below 1"]),
         (MINIMAL + "structure: {channels: {a.b: 0}}", ["structure.channels.a.b: 0 given"]),
         (MINIMAL + "structure: 3", ["structure: 3 given", "a mapping with the keys ignore"]),
+        (
+            MINIMAL + "target: tensort",
+            ['target: "tensort" given', "ort-cpu, tensorrt, tensorrt-fp16"],
+        ),
+        (MINIMAL + "target: []", ["target: [] given", "a list with at least 1 of"]),
+        (
+            MINIMAL + "target: [ort-cpu, x]",
+            ["target: [", "accepted: ort-cpu, tensorrt, tensorrt-fp16"],
+        ),
+        (MINIMAL + "target: [tensorrt, tensorrt]", ["target: tensorrt, tensorrt given", "once"]),
+        (
+            MINIMAL + "target: tensorrt-fp16\nstages: [{stage: export, static_int8: minmax}]",
+            ["stages: static_int8 and target tensorrt-fp16 given", "for ort-cpu and tensorrt"],
+        ),
         (MINIMAL + "stages: []", ["stages: [] given", "at least 1"]),
         (MINIMAL + "stages: [3]", ["stages[0]: 3 given", "a mapping with stage: "]),
         (MINIMAL + "stages: [{}]", ["stages[0].stage: required", "accepted: "]),
@@ -109,6 +123,16 @@ def test_mistakes_say_where_what_and_what_is_accepted(
     assert message.startswith(f"{path}: ")
     for part in parts:
         assert part in message
+
+
+def test_one_target_or_several(write: Write) -> None:
+    one, several = (
+        load_recipe(write(MINIMAL + f"target: {given}"))
+        for given in ("tensorrt", "[ort-cpu, tensorrt-fp16]")
+    )
+    assert one.targets == ("tensorrt",)
+    assert several.targets == ("ort-cpu", "tensorrt-fp16")
+    assert load_recipe(write(MINIMAL)).targets == ("ort-cpu",)
 
 
 def test_unequal_lengths_of_mean_and_std(write: Write) -> None:
