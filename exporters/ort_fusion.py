@@ -77,6 +77,10 @@ class SourceGraph:
                     if attribute.name == "value":
                         self.constants[node.output[0]] = attribute.t
 
+    def array(self, value: str) -> np.ndarray:
+        """The value of a constant."""
+        return np.asarray(self._array(self.constants[value]))
+
     def is_constant(self, node: NodeProto) -> bool:
         return all(
             not source
@@ -184,10 +188,10 @@ class SourceGraph:
         return f"ONNX Runtime did not fuse it with QuantizeLinear {_label(quantize)}"
 
     def _grid(self, quantize: NodeProto) -> tuple[float, int, np.iinfo[Any]]:
-        scale = float(np.ravel(self._array(self.constants[quantize.input[1]]))[0])
+        scale = float(np.ravel(self.array(quantize.input[1]))[0])
         if len(quantize.input) < 3:
             return scale, 0, np.iinfo(np.uint8)
-        zero_point = np.ravel(self._array(self.constants[quantize.input[2]]))
+        zero_point = np.ravel(self.array(quantize.input[2]))
         return scale, int(zero_point[0]), np.iinfo(zero_point.dtype)
 
 

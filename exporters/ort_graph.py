@@ -113,7 +113,7 @@ def kernel_report(path: Path, threads: int = 1) -> KernelReport:
             continue
         kernel = by_name.get(tag) or by_output.get(node.output[0])
         kernel_name = kernel.op_type if kernel else ""
-        if kernel is not None and _is_integer(kernel.op_type):
+        if kernel is not None and is_integer(kernel.op_type):
             if node.op_type in WEIGHTED:
                 integer.append(Layer(name, node.op_type, kernel_name))
             continue
@@ -135,5 +135,5 @@ def kernel_report(path: Path, threads: int = 1) -> KernelReport:
     )
 
 
-def _is_integer(op_type: str) -> bool:
+def is_integer(op_type: str) -> bool:
     return op_type.startswith(("QLinear", "QGemm", "MatMulInteger", "ConvInteger"))

@@ -37,6 +37,8 @@ class Tolerance:
 
 FLOAT32 = Tolerance(decisions=0.999, points=0.1, max_abs=1e-3)
 INT8 = Tolerance(decisions=0.99, points=0.5)
+# So many of the rows that are decided otherwise are kept by number.
+SHOWN_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Verification:
 
     ``agreeing`` of ``rows`` decisions are equal; ``reference_correct`` and ``exported_correct``
     rows are right.  ``max_abs`` is NaN as soon as either side holds a NaN; ``one_step`` is the
-    output's quantization step, where it has one.
+    output's quantization step, where it has one.  ``differing`` are the first rows that are decided
+    otherwise.
     """
 
     session: str
@@ -57,6 +60,7 @@ class Verification:
     max_abs: float
     one_step: float | None
     allowed: Tolerance
+    differing: tuple[int, ...] = ()
 
     @property
     def decisions(self) -> float:
@@ -76,9 +80,10 @@ class Verification:
         return self.max_abs / self.one_step if self.one_step else math.nan
 
     def __bool__(self) -> bool:
-        return bool(self.rows) and not self._failures()
+        return bool(self.rows) and not self.failures()
 
-    def _failures(self) -> list[str]:
+    def failures(self) -> list[str]:
+        """What was not met, each with the measured and the allowed value."""
         allowed, failures = self.allowed, []
         if not self.rows - self.agreeing <= _whole_rows(1 - allowed.decisions, self.rows):
             failures.append(
@@ -110,7 +115,7 @@ class Verification:
         if not self:
             raise VerificationError(
                 f"{self.session}: output {self.output!r} is not the reference's over {self.rows} "
-                f"rows: {'; '.join(self._failures()) or 'nothing was compared'}; look for float or "
+                f"rows: {'; '.join(self.failures()) or 'nothing was compared'}; look for float or "
                 "clipped layers in the kernel report, or calibrate on more data"
             )
         return self
@@ -150,6 +155,7 @@ def verify(
     source, target = session.inputs[0].name, output or session.outputs[0].name
     rows = agreeing = reference_correct = exported_correct = 0
     worst = 0.0
+    differing: list[int] = []
     for inputs, labels in batches:
         want_BC = reference_NC[rows : rows + len(inputs)]
         got_BC = session.run({source: np.ascontiguousarray(inputs, dtype=np.float32)})[target]
@@ -163,7 +169,9 @@ def verify(
         worst = float(np.maximum(worst, delta_BC.max(initial=0)))  # unlike max(), keeps a NaN
         finite_B = np.isfinite(want_BC).all(axis=1) & np.isfinite(got_BC).all(axis=1)
         want_B, got_B = want_BC.argmax(axis=1), got_BC.argmax(axis=1)
-        agreeing += int(((want_B == got_B) & finite_B).sum())
+        same_B = (want_B == got_B) & finite_B
+        agreeing += int(same_B.sum())
+        differing += [rows + int(row) for row in np.flatnonzero(~same_B)]
         reference_correct += int((want_B == labels_B).sum())
         exported_correct += int(((got_B == labels_B) & finite_B).sum())
         rows += len(inputs)
@@ -182,6 +190,7 @@ def verify(
         worst,
         one_step,
         allowed,
+        tuple(differing[:SHOWN_ROWS]),
     )
 
 
