@@ -43,6 +43,9 @@ def test_the_wheel_holds_the_rooms_and_nothing_else(wheel: zipfile.ZipFile) -> N
         ".md",
         ".safetensors",
         ".json",
+        ".j2",
+        ".css",
+        ".js",
     }
 
 

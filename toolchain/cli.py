@@ -12,11 +12,19 @@ import sys
 import typer
 
 from deploy.errors import CompressDeployError
-from toolchain.commands import recipe
+from toolchain.commands import device, recipe
+from toolchain.commands.bench import bench
+from toolchain.commands.build import build
+from toolchain.commands.compare import compare
+from toolchain.commands.explain import explain
+from toolchain.commands.export import export
+from toolchain.commands.lint import lint
 from toolchain.commands.listing import list_names
 from toolchain.commands.plan import plan
+from toolchain.commands.report import report
 from toolchain.commands.results import results
 from toolchain.commands.run import run
+from toolchain.commands.verify import verify
 from toolchain.commands.version import version
 
 EXAMPLES = """Examples:
@@ -58,9 +66,18 @@ app = typer.Typer(
 )
 app.command("run", epilog="Running the same command again resumes where it stopped.")(run)
 app.command("plan")(plan)
+app.command("export")(export)
+app.command("build")(build)
+app.command("lint")(lint)
+app.command("verify")(verify)
+app.command("explain")(explain)
+app.command("bench")(bench)
+app.command("compare")(compare)
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(device.app, name="device")
 app.command("list")(list_names)
 app.command("results")(results)
+app.command("report")(report)
 app.command("version")(version)
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from benchmarks.energy import energy_per_inference
+from benchmarks.energy.per_inference import energy_per_inference
 from deploy.machine.throttling import ThrottleWatch
 from deploy.power.finding import find_meter
 from deploy.power.nvml import describe_cards, open_nvml

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.energy import energy_per_inference
+from benchmarks.energy.per_inference import energy_per_inference
 from deploy.errors import DeviceError
 from deploy.power.finding import find_meter
 from deploy.power.recorded import RecordedMeter
