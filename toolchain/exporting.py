@@ -51,7 +51,7 @@ def portable(recipe: Recipe) -> dict[str, Any]:
     """
     record = recipe.model_dump(mode="json")
     model, data = record["model"], record["data"]
-    for section, key in ((model, "file"), (model, "checkpoint"), (data, "root")):
+    for section, key in ((model, "file"), (model, "checkpoint"), (model, "onnx"), (data, "root")):
         if section.get(key) is not None:
             section[key] = Path(section[key]).name
     return record
@@ -220,7 +220,10 @@ def export(config: Export, source: Artifact, out: Path, ctx: RunContext) -> dict
         if config.static_int8 is None:
             proofs[target] = prove_graph(student, spec, target, path, samples)
         else:
-            proofs[target] = _statically_quantized(config, student, target, path, data, ctx)
+            quantized = work / f"static-{target}.onnx"
+            proofs[target] = statically_quantized(
+                config, samples.predict(student), target, path, quantized, data, ctx.seed
+            )
     files: dict[str, Path] = {target: proofs[target].path for target in targets}
     kernels = kernel_report(files["ort-cpu"])
     notes = [*kernels.notes(), *(note for target in targets for note in proofs[target].notes)]
@@ -293,39 +296,43 @@ def recorded_samples(
         session.close()
 
 
-def calibration_batches(config: Export, data: Data, seed: int) -> Iterator[np.ndarray]:
+def _calibration_batches(config: Export, data: Data, seed: int) -> Iterator[np.ndarray]:
     """Training images for static calibration, normalized and not augmented, in batches."""
     order_N = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
     part = data.train.part(order_N[: config.calibration_images])
     return (images for images, _ in numpy_batches(data, part, 64))
 
 
-def _statically_quantized(
+def statically_quantized(
     config: Export,
-    student: fx.GraphModule,
+    reference_NC: np.ndarray,
     target: Target,
     float_onnx: Path,
+    path: Path,
     data: Data,
-    ctx: RunContext,
+    seed: int,
 ) -> TargetGraph:
-    """The float file quantized without training, and how much that changes, without a verdict."""
+    """The float file quantized to ``path`` without training, and how much that changes, without a verdict.
+
+    ``reference_NC`` holds the logits of the float network for the validation part.
+    """
     from exporters.static_int8 import static_int8
 
-    assert config.static_int8 is not None and target != "tensorrt-fp16"
-    path = static_int8(
+    assert config.static_int8 is not None
+    assert target != "tensorrt-fp16", "a recipe refuses the two together"
+    static_int8(
         float_onnx,
-        calibration_batches(config, data, ctx.seed),
-        float_onnx.with_name(f"static-{target}.onnx"),
+        _calibration_batches(config, data, seed),
+        path,
         method=config.static_int8,
         grid=target,
     )
     importer, note = (None, None) if target == "ort-cpu" else _shown_to_importer(target, path)
-    samples = Samples.of_validation(data)
     session = OrtCpuSession(
         path, threads=torch.get_num_threads(), disable_fusion=target != "ort-cpu"
     )
     try:
-        loss = verify(samples.predict(student), session, samples.batches(), INT8)
+        loss = verify(reference_NC, session, numpy_batches(data, data.validation), INT8)
     finally:
         session.close()
     return TargetGraph(target, path, loss, None, importer, (note,) if note else ())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,19 +17,17 @@ from benchmarks import accuracy
 from deploy.bundle import write_bundle
 from deploy.errors import DataError
 from deploy.sessions.ort import OrtCpuSession
-from deploy.sessions.session import Port
+from deploy.targets import Target
 from exporters import onnx_file
 from exporters.onnx_cost import onnx_cost
 from exporters.ort_graph import kernel_report
-from exporters.static_int8 import static_int8
-from exporters.verify import INT8, Verification, verify
 from toolchain.exporting import (
     BUNDLE,
-    calibration_batches,
     json_record,
     numpy_batches,
     portable,
     recorded_samples,
+    statically_quantized,
 )
 from toolchain.runs.artifacts import installed_versions
 from toolchain.student import data_of
@@ -61,6 +59,11 @@ def import_onnx_teacher(out: Path, ctx: RunContext) -> dict[str, float]:
             f"model.onnx: {given.name} has {len(inputs)} inputs and {len(model.graph.output)} outputs; "
             "accepted is one of each, images to logits; export the part of it that is a classifier"
         )
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        raise DataError(
+            f"model.onnx: {given.name} is quantized already; accepted is a float file; look at this one "
+            "with compress-deploy lint, and quantize the file it was made from"
+        )
     for value in (*inputs, *model.graph.output):
         dims = value.type.tensor_type.shape.dim
         if dims:
@@ -76,6 +79,11 @@ def import_onnx_teacher(out: Path, ctx: RunContext) -> dict[str, float]:
         found = accuracy.evaluate(session, numpy_batches(data, data.validation))
     finally:
         session.close()
+    if found.top1 < 2 * 100 / len(data.classes):
+        ctx.say(
+            f"model.onnx: top-1 is {found.top1:.1f} % with {len(data.classes)} classes, which is next to "
+            "guessing; data.preprocess may not be what the network was trained with"
+        )
     cost = onnx_cost(path)
     return {
         "validation_top1": found.top1,
@@ -89,7 +97,7 @@ def _check_takes(path: Path, name: str, data: Data) -> None:
     images = next(iter(numpy_batches(data, data.validation, 2)))[0]
     session = OrtCpuSession(path, name=name)
     try:
-        source, target = _ports(session)
+        source, target = session.inputs[0], session.outputs[0]
         if source.shape[1:] != tuple(data.input_shape):
             raise DataError(
                 f"model.onnx: {name} takes {list(source.shape)} and the data's images are "
@@ -116,44 +124,39 @@ def _check_takes(path: Path, name: str, data: Data) -> None:
         )
 
 
-def _ports(session: OrtCpuSession) -> tuple[Port, Port]:
-    return session.inputs[0], session.outputs[0]
-
-
 def export_onnx_teacher(
     config: Export, source: Artifact, out: Path, ctx: RunContext
 ) -> dict[str, float]:
-    """Quantize the float file with ranges seen on training images, measure the loss, and pack the bundle."""
+    """Quantize the float file for each target, measure what that changes, and pack the bundle."""
     data, recipe = data_of(ctx), ctx.recipe
-    float_onnx = source.root / MODEL
-    work = ctx.scratch("onnx")
-    method = config.static_int8 or "minmax"
-    student_onnx = static_int8(
-        float_onnx,
-        calibration_batches(config, data, ctx.seed),
-        work / "student.onnx",
-        method=method,
-    )
+    float_onnx, work = source.root / MODEL, ctx.scratch("onnx")
     reference = OrtCpuSession(float_onnx, threads=torch.get_num_threads(), name="teacher")
     try:
         teacher_NC = accuracy.evaluate(reference, numpy_batches(data, data.validation)).logits_NC
-        input_name, output_name = (port.name for port in _ports(reference))
+        input_name, output_name = reference.inputs[0].name, reference.outputs[0].name
     finally:
         reference.close()
-    loss = _compared(teacher_NC, student_onnx, data)
-    kernels = kernel_report(student_onnx)
+    targets: dict[Target, None] = dict.fromkeys(("ort-cpu", *recipe.targets))
+    graphs = {
+        target: statically_quantized(
+            config, teacher_NC, target, float_onnx, work / f"{target}.onnx", data, ctx.seed
+        )
+        for target in targets
+    }
+    kernels = kernel_report(graphs["ort-cpu"].path)
     notes = [
-        *kernels.notes(),
-        f"quantized without training, by static calibration ({method}) on "
+        f"quantized without training, by static calibration ({config.static_int8}) on "
         f"{config.calibration_images} training images",
+        *kernels.notes(),
+        *(note for graph in graphs.values() for note in graph.notes),
     ]
     for line in notes:
         ctx.say(line)
-    images_u8, outputs = recorded_samples(student_onnx, data, config.samples, ctx.seed)
+    images_u8, outputs = recorded_samples(graphs["ort-cpu"].path, data, config.samples, ctx.seed)
     write_bundle(
         out / BUNDLE,
         name=recipe.name,
-        targets={"ort-cpu": student_onnx},
+        targets={target: graph.path for target, graph in graphs.items()},
         input_name=input_name,
         input_shape=data.input_shape,
         output_name=output_name,
@@ -166,30 +169,20 @@ def export_onnx_teacher(
         seeds={"run": ctx.seed, "split": recipe.data.split_seed},
         versions=installed_versions(),
         files={"teacher.onnx": float_onnx},
-        details=_details(loss, kernels.to_dict(), data),
+        details={
+            "verified": {"student": json_record(graphs["ort-cpu"].student)},
+            "targets": {target: graph.to_dict() for target, graph in graphs.items()},
+            "kernels": kernels.to_dict(),
+            "data_fingerprint": data.fingerprint,
+        },
     )
     (out / "notes.json").write_text(json.dumps(notes))
-    ctx.say(f"ort-cpu: {loss.decisions:.2%} of decisions equal the float file's")
+    for target, graph in graphs.items():
+        ctx.say(f"{target}: {graph.student.decisions:.2%} of decisions equal the float file's")
+    loss = graphs["ort-cpu"].student
     return {
         "decisions_equal": loss.decisions,
         "validation_points": loss.points,
         "integer_layers": float(len(kernels.integer)),
         "float_layers": float(len(kernels.float)),
-    }
-
-
-def _compared(teacher_NC: np.ndarray, path: Path, data: Data) -> Verification:
-    """What quantization changed, without a verdict: nothing here was trained to stay the same."""
-    session = OrtCpuSession(path, threads=torch.get_num_threads())
-    try:
-        return verify(teacher_NC, session, numpy_batches(data, data.validation), INT8)
-    finally:
-        session.close()
-
-
-def _details(loss: Verification, kernels: dict[str, Any], data: Data) -> dict[str, Any]:
-    return {
-        "verified": {"student": json_record(loss)},
-        "kernels": kernels,
-        "data_fingerprint": data.fingerprint,
     }

@@ -16,7 +16,6 @@ from benchmarks.report import build_report, goal_rows, goals_met, summary_rows, 
 from benchmarks.timing import latency
 from deploy.bundle import Bundle
 from deploy.sessions.ort import OrtCpuSession
-from exporters.onnx_from_torch import INPUT
 from toolchain.exporting import BUNDLE, numpy_batches, portable
 from toolchain.runs.artifacts import installed_versions
 from toolchain.student import data_of
@@ -43,7 +42,7 @@ def report(config: Report, source: Artifact, out: Path, ctx: RunContext) -> dict
     sessions = {who: OrtCpuSession(path, threads=1) for who, path in files.items()}
     times = latency.measure_interleaved(
         sessions,
-        {INPUT: bundle.preprocess(images_u8[:1])},
+        {bundle.manifest["input"]["name"]: bundle.preprocess(images_u8[:1])},
         at_least_s=config.latency_s,
         at_least=config.latency_runs,
     )

@@ -71,13 +71,18 @@ class Teacher(StageModel):
 
         digest = hashlib.sha256(data_of(ctx).fingerprint.encode())
         model = ctx.recipe.model
-        files = [model.checkpoint, Path(model.file.rpartition(":")[0]) if model.file else None]
+        source = Path(model.file.rpartition(":")[0]) if model.file else None
+        files = [model.checkpoint, model.onnx, source]
         for path in files:
             if path is not None and Path(path).is_file():
                 digest.update(Path(path).read_bytes())
         return digest.hexdigest()
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
+        if ctx.recipe.model.onnx is not None:
+            from toolchain.onnx_teacher import import_onnx_teacher
+
+            return import_onnx_teacher(out, ctx)
         from toolchain.teacher import import_teacher
 
         return import_teacher(out, ctx)
@@ -230,6 +235,10 @@ class Export(StageModel):
     calibration_images: int = Field(512, ge=1, description="for static_int8")
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
+        if ctx.recipe.model.onnx is not None:
+            from toolchain.onnx_teacher import export_onnx_teacher
+
+            return export_onnx_teacher(self, source, out, ctx)
         from toolchain.exporting import export
 
         return export(self, source, out, ctx)
@@ -266,6 +275,11 @@ STAGES: tuple[type[StageModel], ...] = (
 def standard_chain() -> tuple[StageModel, ...]:
     """What a recipe without ``stages`` runs."""
     return (Teacher(), PqkPrune(), PqkDistil(), Slim(), Recover(), Export(), Report())
+
+
+def onnx_chain() -> tuple[StageModel, ...]:
+    """What a recipe without ``stages`` runs when its teacher is an ONNX file."""
+    return (Teacher(), Export(static_int8="minmax"), Report())
 
 
 def check_order(stages: Sequence[StageModel]) -> None:

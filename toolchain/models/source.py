@@ -30,7 +30,10 @@ def build_model(config: ModelConfig, base_dir: Path) -> nn.Module:
     if config.builtin is not None:
         return registry.build(config.builtin, **config.args)
     if config.file is None:
-        raise ConfigError("model: neither builtin nor file given; accepted: exactly one of them")
+        raise ConfigError(
+            f"model.onnx: {config.onnx} holds a graph that cannot be cut or trained; accepted here: "
+            "builtin or file; `compress-deploy run` quantizes an ONNX file as it is"
+        )
     path, _, function = config.file.rpartition(":")
     return _build_from_file(Path(base_dir) / path, function, config.args)
 

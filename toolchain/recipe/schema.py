@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from deploy.targets import Target
 from toolchain.recipe.base import Frozen
-from toolchain.stages import STAGES, StageModel, standard_chain
+from toolchain.stages import STAGES, StageModel, onnx_chain, standard_chain
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -24,19 +24,28 @@ else:  # the union is data: a stage added to STAGES is at once accepted, suggest
 
 
 class ModelConfig(Frozen):
-    """Where the teacher's network and its weights come from: exactly one of builtin and file."""
+    """Where the teacher's network and its weights come from: exactly one of builtin, file and onnx."""
 
     builtin: str | None = Field(None, description="name of a built-in network")
     file: str | None = Field(None, description="a Python file and a function in it: net.py:build")
+    onnx: Path | None = Field(
+        None, description="a float ONNX file: quantized, verified and measured without training"
+    )
     args: dict[str, Any] = Field({}, description="keyword arguments of the constructor")
     checkpoint: Path | None = Field(None, description=".safetensors, or a torch file of tensors")
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelConfig:
-        if (self.builtin is None) == (self.file is None):
-            given = "neither" if self.builtin is None else "both"
+        given = [name for name in ("builtin", "file", "onnx") if getattr(self, name) is not None]
+        if len(given) != 1:
             raise ValueError(
-                f"{given} of 'builtin' and 'file' given; accepted: exactly one of them"
+                f"{' and '.join(map(repr, given)) or 'none'} of 'builtin', 'file' and 'onnx' given; "
+                "accepted: exactly one of them"
+            )
+        if self.onnx is not None and (self.args or self.checkpoint is not None):
+            raise ValueError(
+                "an ONNX file given with args or a checkpoint, which it has no use for; "
+                "accepted: the file alone"
             )
         if self.file is not None:
             path, _, function = self.file.rpartition(":")
@@ -143,6 +152,12 @@ class StructureConfig(Frozen):
     drop: list[str] = Field([], description="residual branches to remove, by name")
 
 
+def _default_stages(given: dict[str, Any]) -> list[StageModel]:
+    """The chain of a recipe that names none."""
+    model = given.get("model")
+    return list(onnx_chain() if model is not None and model.onnx is not None else standard_chain())
+
+
 class Recipe(Frozen):
     """One compression job, complete: the same recipe and seed give the same student."""
 
@@ -158,7 +173,9 @@ class Recipe(Frozen):
     data: Annotated[DataConfig, Field(discriminator="kind")]
     goals: Goals = Goals()
     structure: StructureConfig = StructureConfig()
-    stages: list[StageConfig] = Field(default_factory=lambda: list(standard_chain()), min_length=1)
+    stages: list[StageConfig] = Field(
+        default_factory=lambda given: _default_stages(given), min_length=1
+    )
 
     @field_validator("target")
     @classmethod
@@ -177,6 +194,28 @@ class Recipe(Frozen):
             raise ValueError(
                 "static_int8 and target tensorrt-fp16 given; accepted: static_int8 for ort-cpu and "
                 "tensorrt, because it writes float32; use the stage quantize"
+            )
+        return stages
+
+    @field_validator("stages")
+    @classmethod
+    def _an_onnx_file_is_not_trained(
+        cls, stages: list[StageConfig], info: ValidationInfo
+    ) -> list[StageConfig]:
+        model = info.data.get("model")
+        if model is None or model.onnx is None:
+            return stages
+        known = {stage.stage for stage in onnx_chain()}
+        others = [stage.stage for stage in stages if stage.stage not in known]
+        if others:
+            raise ValueError(
+                f"{others[0]} given for an ONNX file, which cannot be cut or trained; accepted: "
+                f"{', '.join(stage.stage for stage in onnx_chain())}; give the network as a Python file"
+            )
+        if any(getattr(stage, "static_int8", "minmax") is None for stage in stages):
+            raise ValueError(
+                "export without static_int8 given for an ONNX file; accepted: minmax, entropy, "
+                "percentile or mse, because nothing else quantizes it"
             )
         return stages
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from exporters.lint.registry import Hit, rule
 from exporters.lint.target import LintTarget
 from exporters.lint.view import DEQUANTIZE, QUANTIZE, GraphView, is_standard, label
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
 
 # Operators that may stand between a Q and its DQ: they move codes and compute nothing.
 _MOVES = frozenset(
@@ -51,6 +55,11 @@ def no_dequantize(view: GraphView, target: LintTarget) -> Iterator[Hit]:
             yield Hit(label(node), f"nothing reads the codes {value!r}")
 
 
+def _keeps_codes(node: NodeProto, target: LintTarget) -> bool:
+    """Whether the codes that leave ``node`` mean what those that enter it do."""
+    return node.op_type in _MOVES or (node.op_type == "Clip" and not target.is_tensorrt)
+
+
 @rule(
     "PAIR-NO-QUANTIZE",
     title="DequantizeLinear of values that nobody quantized",
@@ -68,7 +77,7 @@ def no_quantize(view: GraphView, target: LintTarget) -> Iterator[Hit]:
         if view.is_weight(node):
             continue
         made_by = view.producer(value)
-        while made_by is not None and made_by.op_type in _MOVES and is_standard(made_by):
+        while made_by is not None and _keeps_codes(made_by, target) and is_standard(made_by):
             value = made_by.input[0]
             made_by = view.producer(value)
         if made_by is None:
@@ -84,13 +93,14 @@ def no_quantize(view: GraphView, target: LintTarget) -> Iterator[Hit]:
     ort_cpu="warning",
     explanation="""Between Q and DQ there are codes, not values. Operators that only move them
     (Reshape, Transpose, MaxPool, Concat) are right there; one that computes (Relu, Add) works on
-    integers whose scale it does not know. Nothing fuses across it.""",
+    integers whose scale it does not know. Nothing fuses across it. For ONNX Runtime a Clip is right
+    too: it makes the grid narrower, and 1.31.1 keeps the kernels on both of its sides.""",
     remedy="move the operator in front of the QuantizeLinear or behind the DequantizeLinear",
 )
 def codes_computed(view: GraphView, target: LintTarget) -> Iterator[Hit]:
     for node in view.of_type(QUANTIZE):
         for reader in view.readers(node.output[0]):
-            if reader.op_type in (DEQUANTIZE, *_MOVES, *_INTEGER_OPERATORS):
+            if reader.op_type in (DEQUANTIZE, *_INTEGER_OPERATORS) or _keeps_codes(reader, target):
                 continue
             yield Hit(label(reader), f"{reader.op_type} reads the codes of {label(node)!r}")
 

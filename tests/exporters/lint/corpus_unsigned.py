@@ -616,3 +616,15 @@ def _(g: Canvas, x: str) -> str:
 @case("dropout-between", tensorrt="GRID-ZERO-POINT PLACE-INPUT-FLOAT")
 def _(g: Canvas, x: str) -> str:
     return unsigned(g, g.conv(g.op("Dropout", unsigned(g, x)), name="layer"))
+
+
+@case(
+    "codes-clipped",
+    tensorrt="GRID-UINT8-ACTIVATION GRID-ZERO-POINT PAIR-CODES-COMPUTED PAIR-NO-QUANTIZE",
+)
+def _(g: Canvas, x: str) -> str:
+    """The narrower of two grids, in a graph for ONNX Runtime: codes of a ReLU that end at 127."""
+    layer = g.op("Relu", g.conv(unsigned(g, x), name="layer"))
+    codes = g.quantize(layer, STEP, 0, np.uint8)
+    clipped = g.op("Clip", codes, g.constant(0, np.uint8), g.constant(127, np.uint8), name="end")
+    return unsigned(g, g.conv(g.dequantize(clipped, STEP, 0, np.uint8), name="next"))

@@ -1,0 +1,186 @@
+"""A teacher that is only an ONNX file: from the file to a measured INT8 bundle, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from deploy.bundle import Bundle
+from deploy.errors import CompressDeployError, ConfigError, DataError
+from deploy.sessions.ort import OrtCpuSession
+from exporters.onnx_from_torch import export_onnx
+from toolchain.graph import trace
+from toolchain.quantization.lowering import lower
+from toolchain.recipe.schema import Recipe
+from toolchain.stages import run_recipe
+
+CLASSES = 4
+
+
+def make_data(folder: Path) -> Path:
+    """Images of four brightnesses."""
+    random = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for part, count in (("train", 80), ("test", 20)):
+        labels = np.arange(count) % CLASSES
+        noise = random.integers(0, 40, (count, 8, 8))
+        arrays |= {f"x_{part}": (noise + 60 * labels[:, None, None]).astype(np.uint8)}
+        arrays |= {f"y_{part}": labels}
+    np.savez(folder / "grey.npz", **arrays)
+    return folder / "grey.npz"
+
+
+def make_onnx(path: Path, channels: int = 1, classes: int = CLASSES) -> Path:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, classes),
+    )
+    return export_onnx(lower(trace(network)), torch.zeros(2, channels, 8, 8), path)
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("given")
+    make_data(folder)
+    make_onnx(folder / "net.onnx")
+    return folder
+
+
+def recipe(given: Path, file: Path | None = None, **more: Any) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "grey",
+            "threads": 1,
+            "model": {"onnx": str(file or given / "net.onnx")},
+            "data": {"kind": "npz", "root": str(given / "grey.npz"), "validation": 0.2},
+            "stages": [
+                {"stage": "teacher"},
+                {"stage": "export", "static_int8": "mse", "samples": 4, "calibration_images": 32},
+                {"stage": "report", "latency_s": 0.01, "latency_runs": 20},
+            ],
+            **more,
+        }
+    )
+
+
+def test_a_file_becomes_a_measured_bundle(given: Path, tmp_path: Path) -> None:
+    targets = ["ort-cpu", "tensorrt"]
+    assert run_recipe(recipe(given, target=targets), out=tmp_path, allow_missed=False) == 0
+    (folder,) = tmp_path.glob("grey-*")
+    report = json.loads((folder / "report.json").read_text())
+    bundle = Bundle.open(folder / "bundle")
+    assert bundle.targets == ("ort-cpu", "tensorrt")
+    weights = 8 * 9 + 8 + 8 * 8 * 9 + 8 + 8 * CLASSES + CLASSES
+    macs = 64 * (8 * 9 + 8 * 8 * 9) + 8 * CLASSES
+    for who in ("teacher", "student"):
+        assert (report[who]["parameters"], report[who]["macs"]) == (weights, macs)
+    operators = {node.op_type for node in onnx.load(bundle.model_path("ort-cpu")).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+    images_u8, _ = bundle.samples()
+    feeds = {"images": bundle.preprocess(images_u8)}
+    mine = OrtCpuSession(folder / "bundle" / "teacher.onnx").run(feeds)["logits"]
+    theirs = OrtCpuSession(given / "net.onnx").run(feeds)["logits"]
+    np.testing.assert_array_equal(mine, theirs)
+    assert bundle.verify_samples(OrtCpuSession(bundle.model_path("ort-cpu")))
+    assert any("without training" in note for note in report["notes"])
+
+
+def test_without_stages_the_chain_is_that_of_a_file(given: Path) -> None:
+    made = Recipe.model_validate(
+        {"name": "grey", "model": {"onnx": "net.onnx"}, "data": {"kind": "digits"}}
+    )
+    assert [stage.stage for stage in made.stages] == ["teacher", "export", "report"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model": {"onnx": "n.onnx", "builtin": "mlp"}}, "'builtin' and 'onnx'"),
+        ({"model": {"onnx": "n.onnx", "checkpoint": "c.pth"}}, "the file alone"),
+        ({"stages": [{"stage": "teacher"}, {"stage": "prune"}]}, "cannot be cut or trained"),
+        ({"stages": [{"stage": "teacher"}, {"stage": "export"}]}, "without static_int8"),
+    ],
+)
+def test_recipes_that_make_no_sense(given: Path, change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        recipe(given, **change)
+
+
+def fixed_batch(path: Path, given: Path) -> Path:
+    """A model that reshapes to one image, whatever its input says."""
+    model = onnx.load(given / "net.onnx")
+    for node in model.graph.node:
+        if node.op_type == "Reshape":
+            shape = numpy_helper.from_array(np.array([1, 8], np.int64), "one")
+            model.graph.initializer.append(shape)
+            node.input[1] = "one"
+    onnx.save(model, path)
+    return path
+
+
+def quantized(path: Path, given: Path) -> Path:
+    model = onnx.load(given / "net.onnx")
+    pair = [
+        numpy_helper.from_array(np.array(0.1, np.float32), "s"),
+        numpy_helper.from_array(np.array(0, np.uint8), "z"),
+    ]
+    model.graph.initializer.extend(pair)
+    logits = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["float" if name == logits else name for name in node.output]
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("QuantizeLinear", ["float", "s", "z"], ["q"]),
+            onnx.helper.make_node("DequantizeLinear", ["q", "s", "z"], [logits]),
+        ]
+    )
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path, given: make_onnx(path, channels=3), "the data's images are"),
+        (lambda path, given: make_onnx(path, classes=7), "the data has 4 classes"),
+        (fixed_batch, "whose batch is free"),
+        (quantized, "is quantized already"),
+        (lambda path, given: path.write_bytes(b"nothing") and path, "not a whole ONNX model"),
+    ],
+)
+def test_files_that_do_not_fit(make: Any, says: str, given: Path, tmp_path: Path) -> None:
+    file = make(tmp_path / "other.onnx", given)
+    with pytest.raises(CompressDeployError, match=says) as caught:
+        run_recipe(recipe(given, file), out=tmp_path / "runs", allow_missed=True)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "runs").glob("artifacts/teacher-*"))
+
+
+def test_a_file_cannot_be_planned(given: Path) -> None:
+    from toolchain.structure.preflight import plan_recipe
+
+    with pytest.raises(ConfigError, match="cannot be cut or trained"):
+        plan_recipe(recipe(given), as_json=False)
+
+
+def test_two_inputs(given: Path, tmp_path: Path) -> None:
+    model = onnx.load(given / "net.onnx")
+    second = onnx.helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, ["batch", 1])
+    model.graph.input.append(second)
+    onnx.save(model, tmp_path / "two.onnx")
+    with pytest.raises(DataError, match="has 2 inputs and 1 outputs"):
+        run_recipe(recipe(given, tmp_path / "two.onnx"), out=tmp_path / "runs", allow_missed=True)
