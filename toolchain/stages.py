@@ -80,7 +80,7 @@ class Teacher(StageModel):
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
         if ctx.recipe.model.onnx is not None:
-            from toolchain.onnx_teacher import import_onnx_teacher
+            from toolchain.shipping.onnx_teacher import import_onnx_teacher
 
             return import_onnx_teacher(out, ctx)
         from toolchain.teacher import import_teacher
@@ -236,10 +236,10 @@ class Export(StageModel):
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
         if ctx.recipe.model.onnx is not None:
-            from toolchain.onnx_teacher import export_onnx_teacher
+            from toolchain.shipping.onnx_teacher import export_onnx_teacher
 
             return export_onnx_teacher(self, source, out, ctx)
-        from toolchain.exporting import export
+        from toolchain.shipping.exporting import export
 
         return export(self, source, out, ctx)
 
@@ -253,7 +253,7 @@ class Report(StageModel):
     latency_runs: int = Field(500, ge=10)
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
-        from toolchain.shipping import report
+        from toolchain.shipping.reporting import report
 
         return report(self, source, out, ctx)
 
@@ -319,7 +319,7 @@ def run_recipe(
     What the last stage made is laid out in ``out/<name>-<key>``, with the report's files at the top.
     """
     check_order(recipe.stages)
-    from toolchain.shipping import present
+    from toolchain.shipping.reporting import present
 
     if recipe.threads is not None:
         import torch

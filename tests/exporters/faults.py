@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from exporters.graph_layers import GraphLayers
+from exporters.blame.graph_layers import GraphLayers
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

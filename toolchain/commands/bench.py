@@ -120,7 +120,7 @@ def bench(
     throttled: such a record is marked invalid and never compared. Interrupted, what was measured
     until then is written, marked partial.
     """
-    from toolchain.benching import bench_everywhere, numbers, words
+    from toolchain.measuring.benching import bench_everywhere, numbers, words
 
     requests = [
         {

@@ -132,11 +132,11 @@ def build(
     )
 
     if device is not None:
-        from toolchain.device_builds import build_on
+        from toolchain.shipping.device_builds import build_on
 
         names = [name.strip() for name in device.split(",") if name.strip()]
         raise typer.Exit(build_on(names, bundle, target, settings, as_json=as_json))
 
-    from toolchain.building import build_into
+    from toolchain.shipping.building import build_into
 
     raise typer.Exit(build_into(bundle, target, settings, as_json=as_json))

@@ -32,6 +32,6 @@ def compare(
     power mode, versions and so on) and names each difference; partial and invalid records are never
     compared.
     """
-    from toolchain.benching import compare_files
+    from toolchain.measuring.benching import compare_files
 
     raise typer.Exit(compare_files(records, allow_different or [], as_json=as_json))

@@ -37,8 +37,8 @@ def explain(
     from rich.console import Console
 
     from deploy.errors import ConfigError
-    from exporters import explain as explaining
-    from exporters.machine_limits import measure_machine
+    from exporters.explain import explaining
+    from exporters.explain.machine_limits import measure_machine
     from toolchain.proof import explaining as showing
     from toolchain.proof.steps import counted
     from toolchain.training.progress import Progress

@@ -11,7 +11,7 @@ from deploy.errors import ConfigError
 from deploy.targets import TARGETS, Target
 
 if TYPE_CHECKING:
-    from toolchain.exporting import TargetGraph
+    from toolchain.shipping.exporting import TargetGraph
 
 
 def export(
@@ -47,7 +47,7 @@ def export(
     """
     targets = parse_targets(target)
 
-    from toolchain.further_targets import export_again
+    from toolchain.shipping.further_targets import export_again
 
     graphs = export_again(run, targets, out=out, keep_float=keep_float or ())
     if as_json:

@@ -11,7 +11,7 @@ import numpy as np
 
 from deploy.bundle import Bundle
 from deploy.errors import DataError
-from exporters.ladder import Samples
+from exporters.proof.ladder import Samples
 
 RECIPES = (".yaml", ".yml")
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploy.targets import Target
-from exporters.blame import Cost, answer, costs
-from exporters.graph_diff import Difference
-from exporters.ladder import FUSED, SIMULATED, TORCH, Hop, Progress, Samples
+from exporters.blame.costs import Cost, answer, costs
+from exporters.blame.graph_diff import Difference
+from exporters.blame.partings import SAME_RUNTIME_DB, Parting, culprits, partings
 from exporters.ort_graph import KernelReport
-from exporters.partings import SAME_RUNTIME_DB, Parting, culprits, partings
-from toolchain.parity import TorchSession, torch_partings
+from exporters.proof.ladder import FUSED, SIMULATED, TORCH, Hop, Progress, Samples
+from toolchain.proof.parity import TorchSession, torch_partings
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from exporters.causes import REMEDIES, Facts
-from exporters.explain import Explained, Explanation
+from exporters.explain.causes import REMEDIES, Facts
+from exporters.explain.explaining import Explained, Explanation
 
 SHOWN = 15
 _COLOURS = {

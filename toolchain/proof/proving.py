@@ -24,10 +24,11 @@ from deploy.errors import ConfigError
 from deploy.sessions.ort import OrtCpuSession
 from deploy.targets import Target
 from exporters import onnx_file
-from exporters.engine_rungs import engine_rungs
-from exporters.graph_diff import Difference, differences
-from exporters.graph_layers import GraphLayers
-from exporters.ladder import (
+from exporters.blame.graph_diff import Difference, differences
+from exporters.blame.graph_layers import GraphLayers
+from exporters.ort_graph import KernelReport, Layer, kernel_report
+from exporters.proof.engine_rungs import engine_rungs
+from exporters.proof.ladder import (
     FUSED,
     INTEGER_KERNELS,
     OTHER_GRID,
@@ -39,9 +40,9 @@ from exporters.ladder import (
     Samples,
     climb,
 )
-from exporters.ort_graph import KernelReport, Layer, kernel_report
-from exporters.verify import Tolerance
-from toolchain.parity import (
+from exporters.proof.verify import Tolerance
+from toolchain.proof.blaming import Blame, blame
+from toolchain.proof.parity import (
     STUDENT,
     TorchSession,
     fresh_export,
@@ -50,7 +51,6 @@ from toolchain.parity import (
     reload_student,
     same_grid,
 )
-from toolchain.proof.blaming import Blame, blame
 from toolchain.proof.steps import counted
 from toolchain.runs.artifacts import installed_versions
 

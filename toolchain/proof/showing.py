@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from exporters.ladder import Hop, Stand
+from exporters.proof.ladder import Hop, Stand
 from toolchain.proof.blaming import Blame
 from toolchain.proof.proving import Proof
 

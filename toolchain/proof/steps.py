@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from exporters.ladder import Progress as Report
+from exporters.proof.ladder import Progress as Report
 from toolchain.training.progress import Progress, Task
 
 # What is over sooner needs no line.

@@ -21,7 +21,7 @@ from deploy.sessions.ort import OrtCpuSession
 from deploy.targets import Target
 from exporters.onnx_from_torch import INPUT, OUTPUT
 from toolchain import checkpoint
-from toolchain.parity import fresh_export
+from toolchain.proof.parity import fresh_export
 from toolchain.quantization.attach import Quantization, calibrate
 from toolchain.runs.artifacts import installed_versions
 

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import pytest
 
-from exporters.graph_layers import GraphLayers
+from exporters.blame.graph_layers import GraphLayers
 from toolchain.data.held_out import samples_for
 from toolchain.proof import proving
 from toolchain.proof.proving import Proof, prove

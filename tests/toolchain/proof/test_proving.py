@@ -16,10 +16,10 @@ from typer.testing import CliRunner, Result
 
 from deploy.bundle import Bundle
 from deploy.errors import ConfigError, DataError
-from exporters.graph_layers import GraphLayers
-from exporters.ladder import FUSED, SIMULATED, TORCH
-from exporters.machine_limits import Machine
+from exporters.blame.graph_layers import GraphLayers
+from exporters.explain.machine_limits import Machine
 from exporters.onnx_from_torch import export_onnx
+from exporters.proof.ladder import FUSED, SIMULATED, TORCH
 from toolchain import checkpoint
 from toolchain.cli import app
 from toolchain.data.held_out import samples_for
@@ -277,7 +277,7 @@ def test_explain_shows_kernels_causes_and_what_to_try(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine(1, ((1 << 26, 1e11),), 3.0, 0.2, 0.8, 0.4, 4e11, 1e11)
-    monkeypatch.setattr("exporters.machine_limits.measure_machine", lambda threads: machine)
+    monkeypatch.setattr("exporters.explain.machine_limits.measure_machine", lambda threads: machine)
     result = call("explain", bundle.folder, "--all", "--batch", 3, "--seconds", 0)
     assert result.exit_code == 0, result.output
     for word in ("vgg, ort-cpu", "batch 3, 1 thread", "Conv int8", "what to try next", "GMAC/s"):

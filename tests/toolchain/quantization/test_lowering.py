@@ -22,7 +22,7 @@ from deploy.sessions.ort import OrtCpuSession
 from exporters import qdq_ops
 from exporters.onnx_from_torch import INPUT, OUTPUT, export_onnx
 from exporters.ort_graph import kernel_report
-from exporters.verify import Tolerance, verify
+from exporters.proof.verify import Tolerance, verify
 from toolchain.graph import trace
 from toolchain.models.shortcut import PadShortcut
 from toolchain.quantization.activations import ActivationQuantizer

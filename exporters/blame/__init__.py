@@ -1,0 +1,1 @@
+"""Which layer is to blame when it is not."""

@@ -1,0 +1,1 @@
+"""Why a model is not faster."""

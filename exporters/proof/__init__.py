@@ -1,0 +1,1 @@
+"""Is the exported model still the model?"""

@@ -1,0 +1,1 @@
+"""What the verbs that measure print and show on the way."""

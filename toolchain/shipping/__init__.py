@@ -1,0 +1,1 @@
+"""The end of the chain: files for each target, engines, the report."""
