@@ -79,7 +79,7 @@ def test_an_option_that_prose_names_exists(option: str) -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, typer.core.TyperGroup)
     known = {name for verb in group.commands.values() for p in verb.params for name in p.opts}
-    assert option in known
+    assert option.split()[0] in known
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
@@ -87,14 +87,14 @@ def test_recipes_are_recipes(text: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     load_recipe(path, need_files=False)
-    path.write_text(text.replace("goals:", "gaols:"))
-    with pytest.raises(CompressDeployError, match="goals"):
+    path.write_text(text.replace("data:", "dta:"))
+    with pytest.raises(CompressDeployError, match="data"):
         load_recipe(path, need_files=False)
 
 
 def test_the_example_can_be_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's recipe and its net.py, with pictures of noise and an untrained teacher."""
-    (recipe,) = blocks("yaml")
+    recipe = blocks("yaml")[0]
     source = next(body for body in blocks("python") if "def build" in body)
     (tmp_path / "recipe.yaml").write_text(recipe)
     (tmp_path / "net.py").write_text(source)
