@@ -9,7 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from deploy.targets import Target
 from toolchain.recipe.base import Frozen
@@ -38,9 +45,9 @@ class ModelConfig(Frozen):
     def _one_origin(self) -> ModelConfig:
         given = [name for name in ("builtin", "file", "onnx") if getattr(self, name) is not None]
         if len(given) != 1:
+            found = f"{' and '.join(map(repr, given))} given" if given else "none given"
             raise ValueError(
-                f"{' and '.join(map(repr, given)) or 'none'} of 'builtin', 'file' and 'onnx' given; "
-                "accepted: exactly one of them"
+                f"{found} of 'builtin', 'file' and 'onnx'; accepted: exactly one of them"
             )
         if self.onnx is not None and (self.args or self.checkpoint is not None):
             raise ValueError(
@@ -55,6 +62,14 @@ class ModelConfig(Frozen):
                     "e.g. net.py:build"
                 )
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``onnx`` where it says nothing: what older versions made is found by the same key."""
+        record: dict[str, Any] = dump(self)
+        if self.onnx is None:
+            record.pop("onnx", None)
+        return record
 
 
 class PreprocessConfig(Frozen):
@@ -116,7 +131,10 @@ class FolderData(_DataConfig):
 
 
 class NpzData(_DataConfig):
-    """Arrays of images and labels in one ``.npz`` file."""
+    """Arrays in one ``.npz`` file: ``x_train``, ``y_train``, ``x_test``, ``y_test``, or ``x``, ``y``.
+
+    Images are uint8, [N, H, W], [N, H, W, C] or [N, C, H, W]; ``classes`` may hold names.
+    """
 
     kind: Literal["npz"]
     root: Path | None = Field(None, description="the .npz file")

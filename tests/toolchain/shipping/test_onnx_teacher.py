@@ -109,7 +109,7 @@ def test_without_stages_the_chain_is_that_of_a_file(given: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model": {"onnx": "n.onnx", "builtin": "mlp"}}, "'builtin' and 'onnx'"),
+        ({"model": {"onnx": "n.onnx", "builtin": "mlp"}}, "'builtin' and 'onnx' given"),
         ({"model": {"onnx": "n.onnx", "checkpoint": "c.pth"}}, "the file alone"),
         ({"stages": [{"stage": "teacher"}, {"stage": "prune"}]}, "cannot be cut or trained"),
         ({"stages": [{"stage": "teacher"}, {"stage": "export"}]}, "without static_int8"),
@@ -152,9 +152,30 @@ def quantized(path: Path, given: Path) -> Path:
     return path
 
 
+def changed(path: Path, given: Path, **fields: Any) -> Path:
+    """The file with another opset, first size or last operator."""
+    model = onnx.load(given / "net.onnx")
+    if "opset" in fields:
+        model.opset_import[0].version = fields["opset"]
+    if "batch" in fields:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = fields["batch"]
+    if "domain" in fields:
+        model.opset_import.append(onnx.helper.make_opsetid(fields["domain"], 1))
+        model.graph.node[-1].domain = fields["domain"]
+    if "op_type" in fields:
+        model.graph.node[-1].op_type = fields["op_type"]
+    onnx.save(model, path)
+    return path
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
+        (lambda path, given: changed(path, given, opset=5), "other.onnx: opset 5; ort-cpu"),
+        (lambda path, given: changed(path, given, opset=99), "other.onnx: opset 99; ort-cpu"),
+        (lambda path, given: changed(path, given, batch=0), r"has the shape \[0, 1, 8, 8\]"),
+        (lambda path, given: changed(path, given, op_type="Wibble"), "Wibble is no operator of"),
+        (lambda path, given: changed(path, given, domain="com.acme"), "of domain 'com.acme'"),
         (lambda path, given: make_onnx(path, channels=3), "the data's images are"),
         (lambda path, given: make_onnx(path, classes=7), "the data has 4 classes"),
         (fixed_batch, "whose batch is free"),
@@ -184,3 +205,13 @@ def test_two_inputs(given: Path, tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "two.onnx")
     with pytest.raises(DataError, match="has 2 inputs and 1 outputs"):
         run_recipe(recipe(given, tmp_path / "two.onnx"), out=tmp_path / "runs", allow_missed=True)
+
+
+def test_other_recipes_keep_the_keys_of_their_artifacts() -> None:
+    """A section is part of a key as it is dumped: what an older version trained must be found."""
+    made = Recipe.model_validate(
+        {"name": "grey", "model": {"builtin": "mlp"}, "data": {"kind": "digits"}}
+    )
+    assert made.model_dump(mode="json", include={"model"}) == {
+        "model": {"builtin": "mlp", "file": None, "args": {}, "checkpoint": None}
+    }
