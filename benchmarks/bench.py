@@ -33,6 +33,7 @@ from deploy.power.finding import find_meter
 from deploy.power.meter import PowerMeter
 from deploy.sessions.affinity import pinned
 from deploy.sessions.opening import LayerTimed, bound_call, model_file, open_session
+from deploy.sessions.rows import run_rows
 from deploy.sessions.session import Feeds, Session
 
 __all__ = ["Request", "run_bench"]
@@ -91,7 +92,7 @@ class _Run:
 
     def measure(self) -> None:
         self.steps.enter("loading")
-        watch = ThrottleWatch()
+        watch = ThrottleWatch(card=self.request.provider != "ort-cpu")
         watch.start()
         try:
             self._measure_openings()
@@ -282,7 +283,8 @@ def _check(bundle: Bundle, model: str, session: Session) -> dict[str, Any]:
         check = bundle.verify_samples(session).require()
         return {"rows": check.rows, "agreeing": check.agreeing, "max_abs": check.max_abs}
     images_u8, wanted_NK = bundle.samples()
-    outputs = session.run({bundle.manifest["input"]["name"]: bundle.preprocess(images_u8)})
+    feeds = {bundle.manifest["input"]["name"]: bundle.preprocess(images_u8)}
+    outputs = run_rows(session, feeds)
     _require_finite(model, outputs)
     got_NK = outputs[bundle.manifest["output"]["name"]]
     if got_NK.shape != wanted_NK.shape:

@@ -44,6 +44,7 @@ FLAGS = (
     "bf16",
     "sve",
 )
+NOT_EMULATED = "none seen"
 _THREADS = (
     "OMP_NUM_THREADS",
     "OMP_PROC_BIND",
@@ -93,7 +94,7 @@ def _processor(facts: Facts, root: Path) -> None:
     )
     facts.put("integer_instructions", list(cpu.integer_instructions), "")
     facts.put("virtual_machine", cpu.virtual, "")
-    facts.put("emulation", cpu.emulation or "none seen", "")
+    facts.put("emulation", cpu.emulation or NOT_EMULATED, "")
     facts.put("cores", os.cpu_count(), "this system does not tell")
     affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     none = "this system has no processor affinity"

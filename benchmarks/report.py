@@ -11,7 +11,8 @@ import os
 from pathlib import Path
 from typing import Any, Mapping, Sequence, Tuple
 
-from deploy.errors import ConfigError, StorageError
+from deploy.errors import ConfigError
+from deploy.whole_file import write_whole
 
 VERSION = 1
 GOALS = ("macs", "parameters", "accuracy_drop", "latency", "latency_ms")
@@ -197,17 +198,8 @@ def write_report(report: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
         json.dumps(final, indent=2, allow_nan=False, ensure_ascii=False) + "\n",
         markdown(final),
     )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, text in zip(written, texts):
-            scratch = path.with_name(f".{path.name}.partial")
-            scratch.write_text(text, encoding="utf-8")
-            scratch.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"{folder}: the report cannot be written ({error.strerror}); "
-            "free some space or choose another folder"
-        ) from error
+    for path, text in zip(written, texts):
+        write_whole(path, text, "the report", "free some space or choose another folder")
     return written
 
 

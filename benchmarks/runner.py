@@ -30,6 +30,7 @@ from benchmarks.records.record import write_record
 from deploy.bundle import Bundle
 from deploy.devices.lock import only_one
 from deploy.errors import CompressDeployError, ConfigError, DeviceError, StorageError
+from deploy.whole_file import write_whole
 
 TERMINATED = 128 + signal.SIGTERM
 EVERY_S = 0.25  # progress within a stage is told no more often: a board has better things to do
@@ -134,11 +135,9 @@ def _build(asked: argparse.Namespace, progress: Progress) -> int:
         copy = Path(scratch) / "bundle"  # the files given may be shared with other runs
         shutil.copytree(str(bundle.folder), str(copy))
         with only_one():  # the builder times kernels
-            grown, built = add_engine(Bundle.open(copy), model, settings, progress)
-        known = bundle.manifest["files"]
-        names = [
-            name for name, entry in grown.manifest["files"].items() if known.get(name) != entry
-        ]
+            _, built = add_engine(Bundle.open(copy), model, settings, progress)
+        # Both, even if one is what the bundle holds already: a build may give the same bytes again.
+        names = [path.relative_to(copy).as_posix() for path in (built.plan, built.side)]
         for name in names:
             (asked.out / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(str(copy / name), str(asked.out / name))
@@ -169,15 +168,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another place"
-        ) from error
+    write_whole(path, text, "it", "free some space or choose another place")
 
 
 class _Lines:

@@ -28,7 +28,9 @@ from deploy.manifest import (
     read_manifest,
     write_manifest,
 )
+from deploy.sessions.rows import run_rows
 from deploy.sessions.session import Session
+from deploy.targets import TARGETS
 
 SAMPLES = "samples.npz"
 ADDING = ".adding."
@@ -61,6 +63,12 @@ class SampleCheck:
                 "computes something else: check the runtime's version and settings"
             )
         return self
+
+
+def bundle_folder(folder: Path) -> Path:
+    """The bundle in a run's folder, or the folder itself."""
+    inside = folder / "bundle"
+    return inside if inside.is_dir() and not (folder / MANIFEST).is_file() else folder
 
 
 @dataclass(frozen=True)
@@ -101,9 +109,10 @@ class Bundle:
             DataError: The bundle has no model for it.
         """
         if target not in self.manifest["targets"]:
+            remedy = f"; compress-deploy export --target {target} adds it" * (target in TARGETS)
             raise DataError(
                 f"{self.folder}: no model for target {target!r}; "
-                f"this bundle has {list(self.targets)}"
+                f"this bundle has {', '.join(self.targets)}{remedy}"
             )
         return self.folder / self.manifest["targets"][target]["file"]
 
@@ -140,7 +149,7 @@ class Bundle:
         """
         inputs, wanted_NK = self.samples()
         feeds = {self.manifest["input"]["name"]: self.preprocess(inputs)}
-        got_NK = session.run(feeds)[self.manifest["output"]["name"]]
+        got_NK = run_rows(session, feeds)[self.manifest["output"]["name"]]
         if got_NK.shape != wanted_NK.shape:
             raise VerificationError(
                 f"{self.folder}: the session returned {got_NK.shape} for samples "

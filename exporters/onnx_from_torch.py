@@ -52,7 +52,7 @@ def export_onnx(
 
     module = module.eval()
     batch = torch.export.Dim("batch", min=1)
-    with warnings.catch_warnings(), _quiet_exporter():
+    with warnings.catch_warnings(), _quiet_exporter(), _interruptible():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
@@ -85,6 +85,20 @@ def export_onnx(
         raise VerificationError(f"{path.name}: onnx.checker refuses the export: {error}") from error
     onnx.save(model, path)
     return path
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lets an interrupt through, of which torch makes a failed export when it comes while it imports."""
+    try:
+        yield
+    except Exception as error:
+        before: BaseException | None = error
+        while before is not None:
+            if isinstance(before, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            before = before.__cause__ or before.__context__
+        raise
 
 
 def _require_quantizers(module: nn.Module, model: ModelProto, name: str) -> None:

@@ -9,8 +9,9 @@ What fits was measured with onnxruntime 1.31 on x86-64 and is held by this modul
   the like are not.
 * A residual Add becomes QLinearAdd when both inputs are dequantized, whatever their zero points;
   uint8 beside int8 works on x86-64, where int8 activations are rewritten to uint8 first.
-* Pad, ReduceMean and HardSwish have no integer kernel.  Slice, Reshape, Transpose and MaxPool move
-  codes; so does Flatten, but a Gemm after it stays float unless a Q/DQ pair stands between.
+* Pad, ReduceMean, HardSwish and ConvTranspose have no integer kernel.  Slice, Reshape, Transpose and
+  MaxPool move codes; so does Flatten, but a Gemm after it stays float unless a Q/DQ pair stands
+  between.
 * A Gemm needs the zero points of its input and of its weights written out; a Conv does not.
 * Float weights between DQ and Q are quantized by ONNX Runtime itself, per tensor.
 """
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 WEIGHTED = CONVOLUTIONS | {"Gemm", "MatMul"}
+NO_KERNEL = frozenset({"ConvTranspose", "HardSwish", "Pad", "ReduceMean", "Softmax"})
 # Layers without weights that have an integer kernel too, and ReduceMean and Pad, which should be
 # written as something that has one.
 UNWEIGHTED = frozenset(
@@ -97,7 +99,7 @@ class SourceGraph:
 
     def why_float(self, node: NodeProto) -> str:
         """The reason in words; every phrase names the node or value to look at."""
-        if node.op_type in ("ReduceMean", "Pad", "HardSwish", "Softmax"):
+        if node.op_type in NO_KERNEL:
             return f"{node.op_type} has no integer kernel{_INSTEAD.get(node.op_type, '')}"
         data = node.input[:1] if node.op_type in CONVOLUTIONS | {"Gemm"} else node.input
         for source in data:

@@ -16,7 +16,7 @@ from typing import Any
 from deploy.errors import VerificationError
 from deploy.sessions.ort import OrtCpuSession
 from exporters import onnx_file
-from exporters.ort_fusion import CONVOLUTIONS, UNWEIGHTED, WEIGHTED, SourceGraph
+from exporters.ort_fusion import CONVOLUTIONS, NO_KERNEL, UNWEIGHTED, WEIGHTED, SourceGraph
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class KernelReport:
-    """The optimised graph, summed up; truthy when no convolution was left in float.
+    """The optimised graph, summed up; truthy when no convolution was left in float needlessly.
 
     ``integer`` and ``float`` cover Conv, ConvTranspose, Gemm and MatMul; ``other_float`` names
     layers without weights that interrupt the integers.  ``quantize`` and ``dequantize`` count the
@@ -47,7 +47,9 @@ class KernelReport:
 
     @property
     def float_convolutions(self) -> tuple[Layer, ...]:
-        return tuple(layer for layer in self.float if layer.op_type in CONVOLUTIONS)
+        """Those that have an integer kernel, which a ConvTranspose has not, whatever its pattern."""
+        able = CONVOLUTIONS - NO_KERNEL
+        return tuple(layer for layer in self.float if layer.op_type in able)
 
     def __bool__(self) -> bool:
         return bool(self.integer) and not self.float_convolutions

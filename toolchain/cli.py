@@ -27,14 +27,21 @@ from toolchain.commands.run import run
 from toolchain.commands.verify import verify
 from toolchain.commands.version import version
 
-EXAMPLES = """Examples:
 
-\b
-  compress-deploy plan recipe.yaml
-  compress-deploy run recipe.yaml --out runs
-  compress-deploy run recipe.yaml --set data.root=cifar10 --set stages.pqk-prune.bits=4
-  compress-deploy recipe show recipe.yaml --resolved
-"""
+def _examples(*lines: str, then: str = "") -> str:
+    """What stands below a verb's help; lines as they are."""
+    shown = "".join(f"\n  compress-deploy {line}" for line in lines)
+    return f"Examples:\n\n\b{shown}" + (f"\n\n{then}" if then else "")
+
+
+EXAMPLES = _examples(
+    "plan recipe.yaml",
+    "run recipe.yaml --set data.root=photos --set stages.pqk-prune.bits=4",
+    "verify runs/flowers-1a2b3c4d --data recipe.yaml",
+    "export runs/flowers-1a2b3c4d --target tensorrt",
+    "bench runs/flowers-1a2b3c4d",
+    "report runs records --out page.html",
+)
 
 
 class _Verbs(typer.core.TyperGroup):
@@ -47,10 +54,8 @@ class _Verbs(typer.core.TyperGroup):
             print(f"compress-deploy: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            print(
-                "compress-deploy: interrupted; run the same command again to resume",
-                file=sys.stderr,
-            )
+            end = " to resume" if ctx.invoked_subcommand == "run" else ""
+            print(f"compress-deploy: interrupted; run the same command again{end}", file=sys.stderr)
             raise typer.Exit(130) from None
 
 
@@ -63,21 +68,73 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": 100},
 )
-app.command("run", epilog="Running the same command again resumes where it stopped.")(run)
-app.command("plan")(plan)
-app.command("export")(export)
-app.command("build")(build)
-app.command("lint")(lint)
-app.command("verify")(verify)
-app.command("explain")(explain)
-app.command("bench")(bench)
-app.command("compare")(compare)
+app.command(
+    "run",
+    epilog=_examples(
+        "run recipe.yaml",
+        "run recipe.yaml --set seed=1 --set goals.macs=0.4 --out runs",
+        then="Running the same command again resumes where it stopped.",
+    ),
+)(run)
+app.command("plan", epilog=_examples("plan recipe.yaml --set goals.macs=0.3"))(plan)
+app.command(
+    "export",
+    short_help="Write a run's student as ONNX graphs for other targets.",
+    epilog=_examples(
+        "export runs/flowers-1a2b3c4d --target tensorrt,tensorrt-fp16",
+        "export runs/flowers-1a2b3c4d --keep-float first --keep-float 'layer3.*' --out trial",
+    ),
+)(export)
+app.command(
+    "build",
+    short_help="Build a TensorRT engine of a bundle's model.",
+    epilog=_examples(
+        "build runs/flowers-1a2b3c4d --max-batch 16",
+        "build runs/flowers-1a2b3c4d --target teacher",
+        "build runs/flowers-1a2b3c4d --device orin",
+    ),
+)(build)
+app.command(
+    "lint",
+    short_help="Find what a target refuses, changes or does not fuse.",
+    epilog=_examples(
+        "lint model.onnx", "lint model.onnx --target ort-cpu", "lint --explain OP-CUSTOM"
+    ),
+)(lint)
+app.command(
+    "verify",
+    epilog=_examples(
+        "verify runs/flowers-1a2b3c4d --data recipe.yaml",
+        "verify runs/flowers-1a2b3c4d --target ort-cpu,tensorrt --batch 1,32",
+    ),
+)(verify)
+app.command(
+    "explain",
+    short_help="Say why a model is not faster, and what to try next.",
+    epilog=_examples("explain runs/flowers-1a2b3c4d --threads 2 --all"),
+)(explain)
+app.command(
+    "bench",
+    short_help="Measure teacher and student in turns, and write a record.",
+    epilog=_examples(
+        "bench runs/flowers-1a2b3c4d --profile quick",
+        "bench runs/flowers-1a2b3c4d --batch 1,8 --device orin,nano --power",
+        "bench runs/flowers-1a2b3c4d --scenario server --bound-ms 15",
+    ),
+)(bench)
+app.command(
+    "compare",
+    epilog=_examples(
+        "compare before.json after.json", "compare one.json two.json --allow-different threads"
+    ),
+)(compare)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(device.app, name="device")
 app.command("list")(list_names)
 app.command("results")(results)
-app.command("report")(report)
+app.command("report", epilog=_examples("report runs records --out page.html"))(report)
 app.command("version")(version)
 
 

@@ -43,7 +43,8 @@ class Energy:
     inference; ``by_counter_j`` and ``by_integration_j`` are the two ways to the total.
     Uncertainties are one standard deviation, of resolution, edges and the windows' scatter; they
     cannot know the sensor's calibration.  ``updates`` is how many values of the sensor fell into
-    the windows, ``samples`` how often it was read there.
+    the windows, ``samples`` how often it was read there.  ``windows_s`` and ``idle_windows_s`` are
+    (start, end) on ``time.monotonic``: by them an external analyser's recording is laid beside.
     """
 
     inferences: int
@@ -65,6 +66,8 @@ class Energy:
     power_w: float | None = None
     idle_w: float | None = None
     idle_windows_w: tuple[float, ...] = ()
+    windows_s: tuple[Window, ...] = ()
+    idle_windows_s: tuple[Window, ...] = ()
     uncertainty_parts_j: dict[str, float] | None = None
     warnings: tuple[str, ...] = ()
 
@@ -73,6 +76,8 @@ class Energy:
         made = asdict(self)
         made.update(
             idle_windows_w=list(self.idle_windows_w),
+            windows_s=[list(window) for window in self.windows_s],
+            idle_windows_s=[list(window) for window in self.idle_windows_s],
             warnings=list(self.warnings),
             criterion=CRITERION,
         )
@@ -110,6 +115,8 @@ def energy_per_inference(
         "method": trace.method,
         "interval_s": trace.interval_s,
         "longest_gap_s": longest_s,
+        "windows_s": tuple(windows),
+        "idle_windows_s": tuple(idle),
     }
     why = _too_little(trace, windows, new, gaps_s / duration_s)
     if why is not None:

@@ -115,16 +115,16 @@ def latency_rows(models: Mapping[str, Any]) -> list[Sequence[Cell]]:
 def sentence(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:
     """What the student is, in one sentence."""
     pairs = (
-        ("runs", ("latency_ms", "p50"), ("faster", "slower")),
-        ("is", ("size_bytes",), ("smaller", "larger")),
-        ("has", ("macs",), ("fewer MACs", "more MACs")),
+        ("runs", ("latency_ms", "p50"), ("faster", "slower"), "as fast"),
+        ("is", ("size_bytes",), ("smaller", "larger"), "as large"),
+        ("has", ("macs",), ("fewer MACs", "more MACs"), "as many MACs"),
     )
     claims = []
-    for verb, path, better in pairs:
+    for verb, path, better, even in pairs:
         factor = numbers.ratio(numbers.known(teacher, *path), numbers.known(student, *path))
         if factor is not None:
             words = numbers.times(factor, *better)
-            claims.append(f"{verb} {words}" if words != "the same" else f"{verb} the same")
+            claims.append(f"{verb} {words if words != 'the same' else even}")
     accuracy = numbers.known(student, "top1")
     said = "The student " + _listed(claims) if claims else "Nothing was measured of both networks"
     if accuracy is None:

@@ -19,7 +19,8 @@ from benchmarks.page.overview import names_of, overview, trade_off
 from benchmarks.page.reading import read_sources
 from benchmarks.page.record_sections import record_article
 from benchmarks.page.run_article import run_article
-from deploy.errors import MissingDependency, StorageError
+from deploy.errors import MissingDependency
+from deploy.whole_file import write_whole
 
 TEMPLATE, STYLE, SCRIPT = "page.html.j2", "page.css", "page.js"
 
@@ -32,19 +33,12 @@ def write_page(sources: Sequence[Path], out: Path) -> Path:
         StorageError, DataError: A source cannot be read, or the page not written.
         MissingDependency: jinja2 or onnx is not installed.
     """
-    html = rendered(page_of(sources))
-    out = Path(out)
-    scratch = out.with_name(f".{out.name}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(html, encoding="utf-8")
-        scratch.replace(out)
-    except OSError as error:
-        raise StorageError(
-            f"{out}: the page cannot be written ({error.strerror}); free some space or choose another "
-            "place with --out"
-        ) from error
-    return out
+    return write_whole(
+        out,
+        rendered(page_of(sources)),
+        "the page",
+        "free some space or choose another place with --out",
+    )
 
 
 def page_of(sources: Sequence[Path]) -> Page:

@@ -37,6 +37,18 @@ def interval(source: Any, *path: str) -> Sequence[float] | None:
     return None if low is None or high is None else (low, high)
 
 
+def change_interval(source: Any, *path: str) -> Sequence[float] | None:
+    """The interval of a gain as ``times`` says it: below 1, of how many times slower.
+
+    >>> change_interval({"interval95": [0.4, 0.5]}, "interval95")
+    (2.0, 2.5)
+    """
+    ends = interval(source, *path)
+    if ends is None or not 0 < ends[0] * ends[1] < 1:
+        return ends
+    return 1 / ends[1], 1 / ends[0]
+
+
 def ratio(part: float | None, whole: float | None) -> float | None:
     """``part / whole``, None where it means nothing."""
     return part / whole if part is not None and whole is not None and whole > 0 else None

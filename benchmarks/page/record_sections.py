@@ -114,7 +114,7 @@ def status_flags(record: Record) -> list[Flag]:
 
 def record_cards(record: Record) -> list[Card]:
     """Headline numbers of a complete record."""
-    speedup = numbers.interval(record.data.get("speedup"), "interval95")
+    speedup = numbers.change_interval(record.data.get("speedup"), "interval95")
     cards = [
         less_card(
             "median latency", *pair(record, "latency_ms", "p50"), numbers.milliseconds,
@@ -199,6 +199,6 @@ def _claim(record: Record) -> str:
     if factor is None:
         who = "student" if teacher is None else "teacher"
         return f"Only the {who} was measured: {numbers.milliseconds(student or teacher)} in the median."
-    ends = numbers.interval(record.data.get("speedup"), "interval95")
+    ends = numbers.change_interval(record.data.get("speedup"), "interval95")
     span = f" ({numbers.within(ends, numbers.TIMES)})" if ends else ""
     return f"The student runs {numbers.times(factor, 'faster', 'slower')} in the median{span}."

@@ -50,7 +50,7 @@ def measured_table(record: Record) -> Table:
 
 def _with_interval(row: Sequence[Cell], record: Record) -> Sequence[Cell]:
     key = _INTERVALS.get(row[0].text, "")
-    ends = numbers.interval(record.data.get("speedup"), key)
+    ends = numbers.change_interval(record.data.get("speedup"), key)
     if ends is None:
         return [*row, Cell(numbers.UNKNOWN if key else "")]
     low, high = ends
@@ -109,7 +109,7 @@ def records_table(records: Sequence[tuple[str, Record]]) -> Table:
         found = pair(record, "latency_ms", "p50")
         teacher, student = found if usable else (None, None)
         factor = numbers.ratio(teacher, student)
-        ends = numbers.interval(record.data.get("speedup"), "interval95") if usable else None
+        ends = numbers.change_interval(record.data.get("speedup"), "interval95") if usable else None
         between = (
             [] if ends is None else [f"{numbers.digits(ends[0])} to {numbers.digits(ends[1])}"]
         )

@@ -125,9 +125,9 @@ def _subtitle(report: Mapping[str, Any]) -> str:
     facts = [f"seed {report['seed']}"]
     if data.get("title"):
         facts.append(str(data["title"]))
-    targets = report["recipe"].get("targets") or [report["recipe"].get("target")]
-    if isinstance(targets, list) and targets[0]:
-        facts.append(f"for {', '.join(map(str, targets))}")
+    targets = report["recipe"].get("target")
+    if targets:
+        facts.append(f"for {', '.join(targets) if isinstance(targets, list) else targets}")
     if report.get("date"):
         facts.append(str(report["date"]).partition("T")[0])
     return ", ".join(facts)

@@ -117,7 +117,9 @@ def compare_records(
     known = {*_modes(first), *_modes(second), "versions", ALL}
     unknown = sorted(set(allow) - known)
     if unknown:
-        raise ConfigError(f"allow-different: unknown {unknown}; choose from {sorted(known)}")
+        raise ConfigError(
+            f"allow-different: unknown {', '.join(unknown)}; choose from {', '.join(sorted(known))}"
+        )
     refused = [
         f"{mode} ({_shown(pair[0])} against {_shown(pair[1])})"
         for mode, pair in differing.items()

@@ -77,6 +77,8 @@ def make_record(
                 f"{checked['noise_ms']:.4f}"
             )
     surroundings = {**environment.record(), "during": found.during}
+    if surroundings["emulation"] != environment.NOT_EMULATED:
+        warnings.append(f"{surroundings['emulation']}: results count, timings do not")
     overhead = found.taken.overhead
     made = {
         "format": record.FORMAT,

@@ -53,6 +53,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from deploy.errors import DataError, StorageError
+from deploy.whole_file import write_whole
 
 FORMAT, VERSION = "compress-deploy record", 1
 STATUSES = ("complete", "partial", "invalid")
@@ -99,18 +100,13 @@ def write_record(record: Mapping[str, Any], path: Path) -> Path:
     path = Path(path)
     final = plain(record)
     validate(final, str(path))
-    scratch = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(final, indent=1, allow_nan=False, ensure_ascii=False)
-        scratch.write_text(_NUMBERS.sub(_on_one_line, text) + "\n", encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"{path}: the record cannot be written ({error.strerror}); "
-            "free some space or choose another place with --out"
-        ) from error
-    return path
+    text = json.dumps(final, indent=1, allow_nan=False, ensure_ascii=False)
+    return write_whole(
+        path,
+        _NUMBERS.sub(_on_one_line, text) + "\n",
+        "the record",
+        "free some space or choose another place with --out",
+    )
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def _choose(name: str, value: Any, accepted: tuple[str, ...]) -> None:
     if value not in accepted:
         near = difflib.get_close_matches(str(value), accepted, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ConfigError(f"{name}: unknown {value!r}; choose from {list(accepted)}{hint}")
+        raise ConfigError(f"{name}: unknown {value!r}; choose from {', '.join(accepted)}{hint}")
 
 
 def _whole(name: str, value: Any, least: int) -> None:

@@ -12,6 +12,7 @@ session of its own: it does not notice that the connection has gone.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -68,6 +69,8 @@ class FarSide:
             whole, part = self._stored(name)
             if not wanted[name]:
                 whole.touch()  # there is nothing to send
+            if part.exists() and part.stat().st_size >= wanted[name]:
+                self._finish(name)  # its last block was written and nobody lived to check it
             if whole.exists():
                 os.utime(str(whole))
                 held[name] = wanted[name]
@@ -101,11 +104,8 @@ class FarSide:
         finally:
             os.close(handle)
         held = part.stat().st_size
-        if held >= size:
-            if _sha256(part) != name:
-                part.unlink()
-                raise Refused(f"{part}: what arrived is not what was sent; copy it again")
-            part.replace(whole)
+        if held >= size and not self._finish(name):
+            raise Refused(f"{part}: what arrived is not what was sent; copy it again")
         return {"held": min(held, size)}, b""
 
     def start(self, message: dict[str, Any], data: bytes) -> Answer:
@@ -193,6 +193,15 @@ class FarSide:
             raise Refused(f"{name!r} is not a SHA-256")
         return self.folder / "store" / name, self.folder / "store" / (name + ".part")
 
+    def _finish(self, name: str) -> bool:
+        """Store a file whose bytes are all here, or drop them where they are not the file's."""
+        whole, part = self._stored(name)
+        if _sha256(part) != name:
+            part.unlink()
+            return False
+        part.replace(whole)
+        return True
+
     def _job(self, message: dict[str, Any]) -> Path:
         name = str(message["job"])
         if not name.isalnum():
@@ -215,6 +224,9 @@ class FarSide:
             os.kill(int(process["pid"]), 0)
         except (FileNotFoundError, ProcessLookupError):
             return False
+        except (PermissionError, ValueError):
+            # The number is another user's process now; or the power went while it was written down.
+            return False
         # The number alone may have gone to another process since, after a restart above all.
         return bool(_since(process["pid"]) == process["since"])
 
@@ -225,12 +237,14 @@ class FarSide:
         """Drop files that no job holds and nobody used for ``after_s``, and forgotten jobs."""
         now_s = time.time()  # this machine's own clock made the times it is compared with
         for job in (self.folder / "jobs").iterdir():
-            if job.stat().st_mtime < now_s - UNUSED_AFTER_S and not self._alive(job):
-                shutil.rmtree(str(job), ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+                if job.stat().st_mtime < now_s - UNUSED_AFTER_S and not self._alive(job):
+                    shutil.rmtree(str(job), ignore_errors=True)
         for path in (self.folder / "store").iterdir():
-            unused = path.stat().st_mtime <= now_s - after_s and path.stat().st_nlink == 1
-            if unused and path.name.partition(".")[0] not in wanted:
-                path.unlink()
+            with contextlib.suppress(FileNotFoundError):  # whole by now, or forgotten by another
+                unused = path.stat().st_mtime <= now_s - after_s and path.stat().st_nlink == 1
+                if unused and path.name.partition(".")[0] not in wanted:
+                    path.unlink()
 
 
 class Refused(Exception):

@@ -7,11 +7,11 @@ import difflib
 import json
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.errors import ConfigError, DeviceError, StorageError
+from deploy.whole_file import write_whole
 
 PYTHON = "python3"
 RESERVED = ("local",)
@@ -88,7 +88,7 @@ class Inventory:
             return entries[name]
         known = [*RESERVED, *entries]
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {known};"
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)};"
         raise DeviceError(
             f"device {name!r} is not known; {hint} give one of them or ssh://user@host, or name one "
             "with: compress-deploy device add"
@@ -130,13 +130,5 @@ class Inventory:
         for name in sorted(entries):
             given = dataclasses.asdict(entries[name])
             content[name] = {k: v for k, v in given.items() if k != "name" and v is not None}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, scratch = tempfile.mkstemp(dir=str(self.path.parent), prefix=".devices.")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-            Path(scratch).replace(self.path)
-        except OSError as error:
-            raise StorageError(
-                f"{self.path}: cannot be written ({error.strerror}); nothing was changed"
-            ) from error
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        write_whole(self.path, text, "the list of devices", "nothing was changed")

@@ -43,6 +43,7 @@ def only_one(path: Path | None = None) -> Iterator[None]:
                 "end it"
             ) from None
         with contextlib.suppress(OSError):  # another user's file can be locked and not written
+            os.fchmod(descriptor, 0o644)  # whatever the umask: others have to open it to lock it
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield

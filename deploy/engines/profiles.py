@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Mapping, Tuple
 
 from deploy.errors import DeviceError
+from deploy.sessions.session import Port
 
 Shapes = Mapping[str, Tuple[int, ...]]
 Range = Tuple[Shapes, Shapes, Shapes]
@@ -33,6 +34,21 @@ def choose_profile(engine: Any, shapes: Shapes, model: str) -> int:
             f"{built}; build it with --min-batch and --max-batch that include them"
         )
     return min(fitting)[1]
+
+
+def batch_for(engine: Any, port: Port, rows: int) -> int:
+    """The largest batch of any profile that is not above ``rows``, or the least that there is.
+
+    ``port`` is an input whose first size is the batch.
+    """
+    if port.shape[0] is not None:
+        return port.shape[0]
+    ranges = [
+        range_of(engine, index, [port.name]) for index in range(engine.num_optimization_profiles)
+    ]
+    limits = [(low[port.name][0], high[port.name][0]) for low, _, high in ranges]
+    fitting = [min(rows, most) for least, most in limits if least <= rows]
+    return max(fitting) if fitting else min(least for least, _ in limits)
 
 
 def range_of(engine: Any, index: int, names: Any) -> Range:

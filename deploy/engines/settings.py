@@ -126,7 +126,7 @@ class BuildSettings:
 
 def _one_of(name: str, value: object, accepted: tuple[object, ...]) -> None:
     if value not in accepted or isinstance(value, bool):
-        choices = [choice for choice in accepted if choice is not None]
+        choices = ", ".join(str(choice) for choice in accepted if choice is not None)
         raise ConfigError(f"build: {name} is {value!r}; choose from {choices}")
 
 

@@ -47,7 +47,8 @@ class Range:
 class ThrottleWatch:
     """``start`` before a measurement, ``stop`` after it: what is returned makes the numbers invalid.
 
-    It never fails: what a machine does not tell is not watched, and ``watched`` says what is.
+    ``card`` says whether the graphics card does the work: on others' work there it says nothing of
+    this.  It never fails: what a machine does not tell is not watched, and ``watched`` says what is.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class ThrottleWatch:
         root: Path = Path("/"),
         interval_s: float = INTERVAL_S,
         open_card: Callable[[], tuple[Any, Any]] | None = None,
+        card: bool = True,
     ) -> None:
         self._root = root
         self._interval_s = interval_s
         self._open_card = open_card or _visible_card
+        self._with_card = card
         self._card: tuple[Any, Any] | None = None
         self._counters: dict[str, int] = {}
         self._tops: dict[str, float] = {}
@@ -83,7 +86,8 @@ class ThrottleWatch:
     def start(self) -> None:
         """Note every counter and clock limit, and look at the states from now on."""
         self.stop()
-        if self._root == Path("/") or self._open_card is not _visible_card:
+        here = self._root == Path("/") or self._open_card is not _visible_card
+        if self._with_card and here:
             try:
                 self._card = self._open_card()
             except CompressDeployError:

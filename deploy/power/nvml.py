@@ -52,16 +52,33 @@ def open_nvml() -> Any:
 def visible_device(nvml: Any, environment: Mapping[str, str] = os.environ) -> Any:
     """The card that CUDA's device 0 is, which ``CUDA_VISIBLE_DEVICES`` may have moved.
 
+    NVML counts cards by their place on the bus; CUDA counts the fastest first, unless
+    ``CUDA_DEVICE_ORDER`` tells it otherwise.  Among equal cards both count alike.
+
     Raises:
-        DeviceError: There is none.
+        DeviceError: There is none, or cards differ and nothing says which one CUDA takes for 0.
     """
     first = environment.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
     try:
         if first.isdigit():
+            if environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+                _require_equal_cards(nvml, first)
             return nvml.nvmlDeviceGetHandleByIndex(int(first))
         return nvml.nvmlDeviceGetHandleByUUID(first)
     except nvml.NVMLError as error:
         raise DeviceError(f"nvml: no card {first}: {error}; see nvidia-smi -L") from error
+
+
+def _require_equal_cards(nvml: Any, number: str) -> None:
+    count = int(nvml.nvmlDeviceGetCount())
+    cards = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count if count > 1 else 0)]
+    names = sorted({_text(nvml.nvmlDeviceGetName(card)) for card in cards})
+    if len(names) > 1:
+        raise DeviceError(
+            f"nvml: this machine has {' and '.join(names)}, which CUDA counts in another order than "
+            f"NVML, so card {number} may be either; set CUDA_DEVICE_ORDER=PCI_BUS_ID, or "
+            "CUDA_VISIBLE_DEVICES to a UUID of nvidia-smi -L"
+        )
 
 
 def ask(nvml: Any, question: Callable[[], Any]) -> Metric:

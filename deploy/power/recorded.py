@@ -23,7 +23,7 @@ _WATTS = {"_w": 1.0, "_mw": 1e-3}
 
 
 class RecordedMeter:
-    """Replays a recording.
+    """Replays a recording; ``stop`` reads what an analyser has written since.
 
     A ``unix`` column, of an analyser whose clock is set by NTP, is moved to the monotonic clock by
     ``unix_minus_monotonic_s``: the field of that name in the environment of the run that it belongs
@@ -46,23 +46,26 @@ class RecordedMeter:
         self._path = path
         self._clock = clock
         self._from_start = from_start
-        table = _read(path)
-        time_name = _one_of(path, table, list(_TIMES))
+        if unix_minus_monotonic_s is None:
+            unix_minus_monotonic_s = time.time() - time.monotonic()
+        self._unix_minus_monotonic_s = unix_minus_monotonic_s
         self.method = f"recording {path.name}"
+        self._take(_read(path))
+        self._started_s: float | None = None
+        self.trace()  # a recording that is no trace is known at once
+
+    def _take(self, table: dict[str, np.ndarray]) -> None:
+        time_name = _one_of(self._path, table, list(_TIMES))
         self._time_s = table.pop(time_name) * _TIMES[time_name]
-        if time_name.startswith("unix") and not from_start:
-            if unix_minus_monotonic_s is None:
-                unix_minus_monotonic_s = time.time() - time.monotonic()
-            self._time_s = self._time_s - unix_minus_monotonic_s
-        self._power_w = _power(path, table)
+        if time_name.startswith("unix") and not self._from_start:
+            self._time_s = self._time_s - self._unix_minus_monotonic_s
+        self._power_w = _power(self._path, table)
         self._rails = {
             name[: -len(suffix)]: values * unit
             for name, values in table.items()
             for suffix, unit in _WATTS.items()
             if name.endswith(suffix) and not name.startswith("power_")
         }
-        self._started_s: float | None = None
-        self.trace()  # a recording that is no trace is known at once
 
     def trace(self) -> Trace:
         """The whole recording, on its own clock.  Raises DeviceError when it is too short."""
@@ -101,19 +104,27 @@ class RecordedMeter:
         self._started_s = self._clock()
 
     def stop(self) -> Trace:
-        """The recording.  Raises DeviceError when the meter does not run."""
+        """The recording as it is now.
+
+        Raises:
+            DeviceError: The meter does not run, or the file is no recording any more.
+        """
         if self._started_s is None:
             raise DeviceError(f"{self.name}: the meter does not run; start it first")
         started_s, self._started_s = self._started_s, None
+        self._take(_read(self._path, growing=True))
         shift_s = started_s - self._time_s[0] if self._from_start else 0.0
         return self._trace(self._time_s + shift_s)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path, growing: bool = False) -> dict[str, np.ndarray]:
+    """Columns by name; of a ``growing`` file the last line counts when its end is written too."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file)
-            rows = [(reader.line_num, row) for row in reader if row and not row[0].startswith("#")]
+        lines = path.read_bytes().decode("utf-8").splitlines(keepends=True)
+        if growing and lines and not lines[-1].endswith("\n"):
+            lines.pop()
+        reader = csv.reader(lines)
+        rows = [(reader.line_num, row) for row in reader if row and not row[0].startswith("#")]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise DeviceError(f"{path}: the recording cannot be read: {reason}") from error

@@ -17,7 +17,7 @@ from deploy.engines.loading import inspected, load_engine
 from deploy.engines.messages import listening
 from deploy.engines.plan_file import open_plan
 from deploy.engines.precision import PrecisionSummary, summarize
-from deploy.engines.profiles import Shapes, choose_profile
+from deploy.engines.profiles import Shapes, batch_for, choose_profile
 from deploy.errors import DeviceError
 from deploy.sessions.session import Feeds, Port
 
@@ -119,6 +119,11 @@ class EngineSession:
         self.load(feeds)
         self.execute()
         return self.fetch()
+
+    def batch_for(self, rows: int) -> int:
+        """The largest batch that the plan takes and that is not above ``rows``, or its least."""
+        self._open()
+        return batch_for(self._engine, self._inputs[0], rows)
 
     def bind(self, feeds: Feeds, *, copies: bool = True) -> Callable[[], Any]:
         """A call on these feeds.  Without ``copies`` they are loaded now, and outputs stay there."""

@@ -13,13 +13,12 @@ The teacher is the float original, ``teacher.onnx``, or an engine of it.
 from __future__ import annotations
 
 import functools
-import json
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Callable, Mapping, Protocol, Sequence, runtime_checkable
 
 from deploy.bundle import Bundle
-from deploy.errors import ConfigError, DataError, DeviceError
+from deploy.engines.choosing import engine_names, engines_of, for_this_gpu
+from deploy.errors import ConfigError, DataError
 from deploy.sessions.ort import OrtCpuSession
 from deploy.sessions.ort_gpu import OrtGpuSession
 from deploy.sessions.session import Feeds, Session
@@ -34,7 +33,6 @@ TARGETS = {
     "tensorrt-rtx": "tensorrt",
 }
 _FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
-_ENGINE_SUFFIXES = (".plan", ".engine")
 _PACKAGES = {
     "ort-cpu": ("onnxruntime", "onnxruntime-gpu"),
     "ort-cuda": ("onnxruntime-gpu", "onnxruntime"),
@@ -68,9 +66,9 @@ def model_file(bundle: Bundle, model: str, provider: str, target: str | None = N
         DataError: The bundle has no such model; says which it has.
     """
     if model not in (TEACHER, STUDENT):
-        raise ConfigError(f"model: unknown {model!r}; choose from {[TEACHER, STUDENT]}")
+        raise ConfigError(f"model: unknown {model!r}; choose from {TEACHER}, {STUDENT}")
     if provider not in TARGETS:
-        raise ConfigError(f"provider: unknown {provider!r}; choose from {[*TARGETS]}")
+        raise ConfigError(f"provider: unknown {provider!r}; choose from {', '.join(TARGETS)}")
     if provider in _FLAVOURS:
         return _engine_file(bundle, model, provider, target)
     if model == TEACHER:
@@ -160,7 +158,7 @@ def _provider_settings(provider: str, model: str, target: str) -> Mapping[str, s
 
 
 def _engine_file(bundle: Bundle, model: str, provider: str, target: str | None) -> str:
-    """The engine whose side file names this runtime and was built from this model's file."""
+    """The engine that this runtime built from this model's file; of several, that for this GPU."""
     source = TEACHER_FILE if model == TEACHER else None
     if source is None:
         source = (
@@ -168,27 +166,12 @@ def _engine_file(bundle: Bundle, model: str, provider: str, target: str | None) 
         )
     if source not in bundle.manifest["files"]:
         raise DataError(f"{bundle.folder}: no {source}; ask for the student alone")
-    engines = [name for name in bundle.manifest["files"] if name.endswith(_ENGINE_SUFFIXES)]
-    for name in engines:
-        about = _side_file(bundle.folder / f"{name}.json")
-        built_from = about.get("onnx", {}).get("sha256")
-        flavour = about.get("runtime", {}).get("flavour")
-        if (built_from, flavour) == (
-            bundle.manifest["files"][source]["sha256"],
-            _FLAVOURS[provider],
-        ):
-            return name
-    raise DataError(
-        f"{bundle.folder}: no engine of {source} for {provider} among {engines}; "
-        "build it with: compress-deploy build"
-    )
-
-
-def _side_file(path: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DeviceError(
-            f"{path}: cannot be read ({error}); it says what the engine is for, build it again"
-        ) from error
-    return about if isinstance(about, dict) else {}
+    engines = engines_of(bundle, source, _FLAVOURS[provider])
+    named = TEACHER if model == TEACHER else target or TARGETS[provider]
+    if not engines:
+        raise DataError(
+            f"{bundle.folder}: no engine of {source} for {provider}; this bundle has "
+            f"{', '.join(engine_names(bundle)) or 'none at all'}; "
+            f"build it with: compress-deploy build --target {named}"
+        )
+    return for_this_gpu(engines)

@@ -53,7 +53,9 @@ class OrtGpuSession:
         name: str | None = None,
     ) -> None:
         if provider not in PROVIDERS:
-            raise DeviceError(f"{path}: unknown provider {provider!r}; choose from {[*PROVIDERS]}")
+            raise DeviceError(
+                f"{path}: unknown provider {provider!r}; choose from {', '.join(PROVIDERS)}"
+            )
         onnxruntime = import_onnxruntime(path)
         if PROVIDERS[provider] in onnxruntime.get_available_providers():
             # CUDA's libraries may come as Python packages, which the loader does not search.

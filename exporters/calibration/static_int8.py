@@ -13,19 +13,23 @@ import itertools
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from deploy.errors import ConfigError, DataError, MissingDependency
+from deploy.errors import ConfigError, DataError, MissingDependency, StorageError
 from exporters import onnx_file
 from exporters.calibration.mse_ranges import mse_ranges
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 Method = Literal["minmax", "entropy", "percentile", "mse"]
 Grid = Literal["ort-cpu", "tensorrt"]
 # The ranges of `mse` go beside those of MinMax and replace them.
 _METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile", "mse": "MinMax"}
 GRIDS = ("ort-cpu", "tensorrt")
+PER_CHANNEL_OPSET = 13  # the first whose DequantizeLinear has an axis
 
 
 def static_int8(
@@ -44,14 +48,16 @@ def static_int8(
     Raises:
         ConfigError: The method or the grid is unknown.
         DataError: There are no calibration batches.
-        StorageError: There is no such model, or the file is not a whole one.
+        StorageError: There is no such model, the file is not a whole one, or its opset is older than 13
+            and cannot be raised.
         MissingDependency: onnxruntime or onnx is not installed.
     """
     if method not in _METHODS:
         raise ConfigError(f"calibration method: unknown {method!r}; choose from {sorted(_METHODS)}")
     if grid not in GRIDS:
         raise ConfigError(f"grid: unknown {grid!r}; choose from {list(GRIDS)}")
-    source = onnx_file.load(float_onnx).graph.input[0].name
+    model = onnx_file.load(float_onnx)
+    source = model.graph.input[0].name
     try:
         from onnxruntime import quantization as ort
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -86,6 +92,8 @@ def static_int8(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         prepared, quantized = Path(scratch, "prepared.onnx"), Path(scratch, "quantized.onnx")
+        if _opset(model) < PER_CHANNEL_OPSET:
+            float_onnx = _raised(model, float_onnx.name, Path(scratch, "raised.onnx"))
         # Symbolic shape inference wants sympy and knows nothing about CNNs that ONNX's lacks.
         quant_pre_process(str(float_onnx), str(prepared), skip_symbolic_shape=True)
         if method == "mse":
@@ -107,4 +115,27 @@ def static_int8(
             extra_options=options,
         )
         quantized.replace(out)
+    return out
+
+
+def _opset(model: ModelProto) -> int:
+    return max(
+        (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        default=1,
+    )
+
+
+def _raised(model: ModelProto, name: str, out: Path) -> Path:
+    """The model in ``PER_CHANNEL_OPSET``, as the file ``out``."""
+    import onnx
+    from onnx import version_converter
+
+    try:
+        onnx.save(version_converter.convert_version(model, PER_CHANNEL_OPSET), out)
+    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        raise StorageError(
+            f"{name}: opset {_opset(model)} cannot be raised to {PER_CHANNEL_OPSET} "
+            f"({' '.join(str(error).split())[:200]}), which int8 weights with a scale per channel need; "
+            "export it again with opset 17"
+        ) from error
     return out

@@ -6,11 +6,10 @@ from functools import partial
 
 from deploy.bundle import Bundle
 from deploy.engines.bindings import MODULES
+from deploy.engines.choosing import engine_names
 from deploy.engines.plan_file import PlanFile, open_plan
 from deploy.sessions.engine import EngineSession
 from exporters.proof.ladder import ENGINE, INTEGER_KERNELS, Rung
-
-SUFFIXES = (".plan", ".engine")
 
 
 def engine_rungs(bundle: Bundle, target: str) -> list[Rung]:
@@ -23,8 +22,7 @@ def engine_rungs(bundle: Bundle, target: str) -> list[Rung]:
         return []
     source = bundle.manifest["targets"][target]["file"]
     sha256 = bundle.manifest["files"][source]["sha256"]
-    names = [name for name in bundle.manifest["files"] if name.endswith(SUFFIXES)]
-    plans = {name: open_plan(bundle.folder / name) for name in names}
+    plans = {name: open_plan(bundle.folder / name) for name in engine_names(bundle)}
     found = {name: plan for name, plan in plans.items() if plan.about["onnx"]["sha256"] == sha256}
     if not found:
         reason = (

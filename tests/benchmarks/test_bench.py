@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import benchmarks.bench
+from benchmarks import environment
 from benchmarks.bench import Request, run_bench
 from benchmarks.records.record import read_record, write_record
 from deploy.bundle import Bundle, write_bundle
@@ -152,6 +153,12 @@ def test_a_fixed_batch_takes_several_calls(bundle: Bundle) -> None:
         bench(bundle, batch=3, changes={"batch": 2})
 
 
+def test_samples_are_checked_in_batches_that_a_model_takes(bundle: Bundle) -> None:
+    made = bench(bundle, scenario="multi-stream", changes={"batch": 4})
+    assert made["checks"]["samples"]["student"]["agreeing"] == 6
+    assert made["checks"]["samples"]["teacher"]["rows"] == 6
+
+
 def test_one_model_alone(bundle: Bundle) -> None:
     made = bench(bundle, models=["student"])
     assert set(made["models"]) == {"student"}
@@ -242,6 +249,9 @@ def test_runs_in_a_thread_too(bundle: Bundle) -> None:
 
 def test_throttling_makes_a_record_invalid(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     class Throttled:
+        def __init__(self, card: bool) -> None:
+            assert not card, "a graphics card does not slow the processor down"
+
         def start(self) -> None:
             pass
 
@@ -256,6 +266,15 @@ def test_throttling_makes_a_record_invalid(bundle: Bundle, monkeypatch: pytest.M
     assert made["status"] == "invalid"
     assert made["invalid_because"] == ["the processor was throttled 3 times"]
     assert made["environment"]["during"] == {"watched": ["counters"]}
+
+
+def test_emulation_is_a_warning(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = environment.record()
+    assert not any("timings do not" in line for line in bench(bundle)["checks"]["warnings"])
+    emulated = {**here, "emulation": "the processor is called 'QEMU Virtual CPU'"}
+    monkeypatch.setattr(environment, "record", lambda: emulated)
+    made = bench(bundle)
+    assert f"{emulated['emulation']}: results count, timings do not" in made["checks"]["warnings"]
 
 
 def test_progress_grows_to_one(bundle: Bundle) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,8 +21,11 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.records.record import read_record
 from benchmarks.runner import TERMINATED, main
 from deploy.bundle import Bundle, write_bundle
+from deploy.devices.contents import add_built
 from deploy.devices.lock import only_one
 from deploy.devices.packing import pack_runner
+from deploy.engines.build import BuiltEngine
+from deploy.engines.precision import summarize
 from deploy.sessions.ort import OrtCpuSession
 
 BLOCKED = (
@@ -216,6 +220,30 @@ def test_only_one_measures_at_a_time(
         assert call(*asked(tmp_path, bundle), bench=partial) == 1
     assert f"process {os.getpid()} is measuring here already" in capsys.readouterr().err
     assert call(*asked(tmp_path, bundle), bench=partial) == TERMINATED
+
+
+def test_an_engine_that_comes_out_the_same_is_handed_over_too(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = iter(("first", "second"))
+
+    def build_engine(model: Path, out: Path, *_: Any) -> BuiltEngine:
+        out.write_bytes(b"plan")
+        side = out.with_name("side")
+        side.write_text(next(sides))
+        about = {"gpu": None, "runtime": {"flavour": "rtx"}}
+        return BuiltEngine(out, side, about, summarize((), ""), (), loaded=False)
+
+    monkeypatch.setattr("deploy.engines.bundled.build_engine", build_engine)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "settings.json").write_text(json.dumps({"model": "ort-cpu"}))
+    for number in ("1", "2"):
+        out = tmp_path / number
+        arguments = ["build", bundle.folder, "--settings", tmp_path / "settings.json", "--out", out]
+        assert main([str(each) for each in arguments]) == 0
+        names = add_built(bundle.folder, out)["files"]
+        assert names == ["engines/ort-cpu.rtx.plan", "engines/ort-cpu.rtx.plan.json"]
+    assert (bundle.folder / names[1]).read_text() == "second"
 
 
 def test_a_bug_is_not_dressed_up(bundle: Bundle, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from deploy.bundle import Bundle, SampleCheck, add_files, write_bundle
+from deploy.bundle import Bundle, SampleCheck, add_files, bundle_folder, write_bundle
 from deploy.errors import DataError, StorageError, VerificationError
 from deploy.manifest import MANIFEST
 from deploy.sessions.session import Feeds, Port
@@ -177,7 +177,9 @@ def test_refuses_what_does_not_match(
 
 
 def test_unknown_target_lists_what_there_is(bundle: Bundle) -> None:
-    with pytest.raises(DataError, match=r"'tensorrt'; this bundle has \['ort-cpu'\]"):
+    with pytest.raises(
+        DataError, match=r"'tensorrt'; this bundle has ort-cpu; .* export --target tensorrt"
+    ):
         bundle.model_path("tensorrt")
 
 
@@ -319,3 +321,10 @@ def test_nothing_is_added_to_a_damaged_bundle(bundle: Bundle, tmp_path: Path) ->
         add_files(bundle, {"x": engine(tmp_path)})
     assert not (bundle.folder / "x").exists()
     assert not (bundle.folder / ".adding.dead").exists()
+
+
+def test_a_run_folder_holds_its_bundle(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    assert bundle_folder(tmp_path) == tmp_path / "bundle"
+    (tmp_path / "manifest.json").write_text("{}")
+    assert bundle_folder(tmp_path) == tmp_path

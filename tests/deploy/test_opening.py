@@ -75,7 +75,9 @@ def test_an_engine_is_found_by_what_it_was_built_from(bundle: Bundle) -> None:
     assert model_file(bundle, "teacher", "tensorrt") == "three.engine"
     with pytest.raises(DataError, match=r"no engine of teacher.onnx for tensorrt-rtx.*build"):
         model_file(bundle, "teacher", "tensorrt-rtx")
-    with pytest.raises(DataError, match="no engine of tensorrt-fp16.onnx for tensorrt among"):
+    with pytest.raises(
+        DataError, match="no engine of tensorrt-fp16.onnx for tensorrt; this bundle has"
+    ):
         model_file(bundle, "student", "tensorrt", "tensorrt-fp16")
 
 

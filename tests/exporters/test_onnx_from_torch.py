@@ -155,3 +155,24 @@ def test_a_quantizer_that_was_lost_is_told(tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="3 QuantizeLinear nodes were written for 4"):
         export_onnx(Unused(), torch.zeros(2, 3, 8, 8), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_is_no_failed_export(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise AttributeError("module 'torch._dynamo' has no attribute 'exc'") from None
+
+    def export(*_: object, **__: object) -> None:
+        try:
+            interrupted()
+        except AttributeError as error:
+            raise RuntimeError("Failed to export the model") from error
+
+    monkeypatch.setattr("torch.onnx.export", export)
+    with pytest.raises(KeyboardInterrupt):
+        export_onnx(net, torch.zeros(2, 3, 8, 8), tmp_path / "net.onnx")
+    assert not (tmp_path / "net.onnx").exists()

@@ -91,6 +91,19 @@ def test_fuses(save: Save, build: Callable[[Any, str], str]) -> None:
     assert (report.quantize, report.dequantize) == (1, 1)
 
 
+def test_what_has_no_kernel_is_said_and_is_nobodys_fault(save: Save) -> None:
+    def transposed(g: Any, x: str) -> str:
+        codes = g.constant(g.rng.integers(-127, 128, (8, 8, 2, 2)).astype(np.int8))
+        grid = g.constant(np.ones(8, np.float32)), g.constant(np.zeros(8, np.int8))
+        w = g.op("DequantizeLinear", codes, *grid, axis=1)
+        return g.pair(g.op("ConvTranspose", relu_conv(g, x), w, name="up", strides=[2, 2]))
+
+    report = kernel_report(save(transposed)).require()
+    assert [layer.name for layer in report.float] == ["up"]
+    assert report.float_convolutions == ()
+    assert report.notes() == ["ConvTranspose up runs in float: ConvTranspose has no integer kernel"]
+
+
 @pytest.mark.parametrize("opset", [13, 17, 18, 21])
 def test_fuses_in_every_opset(save: Save, opset: int) -> None:
     assert kernel_report(save(relu_conv, opset=opset)).operators["QLinearConv"] == 1

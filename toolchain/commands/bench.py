@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from toolchain.commands.options import BundlePath, numbers, words
+
 
 def bench(
-    bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="The folder that a run wrote, or a run's.")
-    ],
+    bundle: BundlePath,
     device: Annotated[
         str | None,
         typer.Option(
@@ -120,7 +120,7 @@ def bench(
     throttled: such a record is marked invalid and never compared. Interrupted, what was measured
     until then is written, marked partial.
     """
-    from toolchain.measuring.benching import bench_everywhere, numbers, words
+    from toolchain.measuring.benching import bench_everywhere
 
     requests = [
         {

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from toolchain.commands.options import BundlePath
+
 
 def build(
-    bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="The folder of a bundle.", show_default=False)
-    ],
+    bundle: BundlePath,
     target: Annotated[
         str,
         typer.Option(help="Which of the bundle's models: tensorrt, tensorrt-fp16, or teacher."),

@@ -12,7 +12,7 @@ def compare(
     records: Annotated[
         list[Path],
         typer.Argument(
-            metavar="A B...", help="Records that `bench` wrote; each against the first."
+            metavar="RECORD", help="Records that `bench` wrote; each against the first."
         ),
     ],
     allow_different: Annotated[

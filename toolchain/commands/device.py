@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Name the devices that bundles are measured on, and look whether they can.",
+    help="Name devices to measure on, and look whether they can.",
     epilog="""Examples:
 
 \b
@@ -70,7 +70,7 @@ def add(
     typer.echo(f"{name} is {url}; look at it with: compress-deploy device check {name}", err=True)
 
 
-@app.command("check")
+@app.command("check", short_help="Show what a device is and has, and what it lacks.")
 def check(
     device: Annotated[
         str,

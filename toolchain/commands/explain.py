@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from toolchain.commands.options import BundlePath
+
 
 def explain(
-    bundle: Annotated[
-        Path,
-        typer.Argument(metavar="BUNDLE", help="A folder that `run` wrote.", show_default=False),
-    ],
+    bundle: BundlePath,
     target: Annotated[str, typer.Option(help="Which of its models to explain.")] = "ort-cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Inputs of one call.")] = 1,

@@ -7,6 +7,24 @@ from typing import Annotated
 
 import typer
 
+from deploy.errors import ConfigError
+
+
+def _in_run(folder: Path) -> Path:
+    from deploy.bundle import bundle_folder
+
+    return bundle_folder(folder)
+
+
+BundlePath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="BUNDLE",
+        help="The folder of a run, or the bundle in it.",
+        show_default=False,
+        callback=_in_run,
+    ),
+]
 RecipePath = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.", show_default=False)
 ]
@@ -20,3 +38,24 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+
+
+def words(given: str | None) -> list[str]:
+    """``"a,b"`` as a list.
+
+    >>> words("a, b"), words(None)
+    (['a', 'b'], [])
+    """
+    return [word for word in (part.strip() for part in (given or "").split(",")) if word]
+
+
+def numbers(name: str, given: str | None) -> list[int]:
+    """``"1,8"`` as whole numbers.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    try:
+        return [int(word) for word in words(given)]
+    except ValueError:
+        raise ConfigError(f"{name}: {given!r}; give whole numbers, separated by commas") from None

@@ -12,7 +12,7 @@ def report(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN|RECORD...",
+            metavar="RUN|RECORD",
             help="Run folders that `run` wrote (or a folder of them), and records that `bench` wrote.",
             show_default=False,
         ),

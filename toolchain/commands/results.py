@@ -10,7 +10,7 @@ import typer
 
 def results(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Folders that `run` wrote, as --out.")
+        list[Path], typer.Argument(metavar="DIR", help="Folders that `run` wrote, as --out.")
     ],
     out: Annotated[Path, typer.Option(metavar="FILE.md", help="Where the table goes.")],
 ) -> None:

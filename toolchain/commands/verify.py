@@ -7,40 +7,39 @@ from typing import Annotated
 
 import typer
 
-from toolchain.commands.options import Overrides
+from toolchain.commands.options import BundlePath, Overrides, numbers, words
 
 
 def verify(
-    bundle: Annotated[
-        Path,
-        typer.Argument(metavar="BUNDLE", help="A folder that `run` wrote.", show_default=False),
-    ],
+    bundle: BundlePath,
     data: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A recipe, whose test part is taken, or an .npz file with inputs [N, C, H, W] (raw "
-            "uint8 or pre-processed float32) and labels [N]. Without: the bundle's own samples.",
+            help="A recipe, whose test part is taken, or an .npz file with x_test and y_test, "
+            "or with inputs [N, C, H, W] (raw uint8 or pre-processed float32) and labels [N]. "
+            "Without: the bundle's own samples.",
             show_default=False,
         ),
     ] = None,
     overrides: Overrides = None,
     target: Annotated[
-        list[str] | None,
-        typer.Option(help="A target of the bundle; all by default.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME", help="Targets of the bundle.", show_default="all that it has"
+        ),
     ] = None,
     batch: Annotated[
-        list[int] | None,
+        str | None,
         typer.Option(
-            min=1,
-            help="A batch size to try. By default 1 and 64, and every engine at the ends of its "
-            "profiles.",
-            show_default=False,
+            metavar="N,M",
+            help="Batch sizes to try.",
+            show_default="1 and 64, and every engine at the ends of its profiles",
         ),
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads; those torch takes by default.", show_default=False),
+        typer.Option(min=1, help="CPU threads.", show_default="as many as torch takes"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
@@ -52,7 +51,11 @@ def verify(
     of the student. Where something fails, layers are blamed. Exit status 1 when anything does.
     """
     from deploy.bundle import Bundle
+    from deploy.errors import ConfigError
 
+    sizes = numbers("batch", batch)
+    if any(size < 1 for size in sizes):
+        raise ConfigError(f"batch: {batch}; give whole numbers of 1 or more, separated by commas")
     opened = Bundle.open(bundle)
 
     import torch
@@ -66,10 +69,10 @@ def verify(
     samples = samples_for(opened, data, overrides or ())
     proofs = prove(
         opened,
-        target or (),
+        words(target),
         samples,
         Progress(),
-        batches=batch or (),
+        batches=sizes,
         threads=threads or torch.get_num_threads(),
     )
     if as_json:

@@ -75,11 +75,14 @@ def _some(classes: tuple[str, ...]) -> str:
 
 def _of_arrays(bundle: Bundle, path: Path) -> Samples:
     arrays = _read(path)
+    if "inputs" not in arrays and {"x_test", "y_test"} <= set(arrays):
+        arrays = _test_part(path)
     lacking = [name for name in ("inputs", "labels") if name not in arrays]
     if lacking:
         raise DataError(
-            f"--data: {path} has the arrays {sorted(arrays)} and lacks {lacking}; "
-            "accepted are inputs [N, C, H, W], raw uint8 or pre-processed float32, and labels [N]"
+            f"--data: {path} has the arrays {', '.join(sorted(arrays))} and lacks {', '.join(lacking)}; "
+            "accepted are inputs [N, C, H, W], raw uint8 or pre-processed float32, and labels [N], or "
+            "x_test and y_test as a recipe takes them"
         )
     inputs, labels = arrays["inputs"], arrays["labels"]
     shape = tuple(bundle.manifest["input"]["shape"])
@@ -103,6 +106,19 @@ def _of_arrays(bundle: Bundle, path: Path) -> Samples:
         raise DataError(f"--data: inputs of {path} hold NaN or infinity; give finite ones")
     ready = bundle.preprocess(inputs) if inputs.dtype == np.uint8 else inputs
     return Samples.of(ready, labels.astype(np.int64), path.name)
+
+
+def _test_part(path: Path) -> dict[str, Any]:
+    """The test part of a file that recipes read too, in any order of axes that they accept."""
+    import torch
+
+    from toolchain.data.npz import read_npz
+    from toolchain.recipe.schema import NpzData
+
+    limit_mb = NpzData(kind="npz").memory_limit_mb
+    test = read_npz(path, limit_mb).parts["test"]
+    images_NCHW = test.images(torch.arange(len(test)))
+    return {"inputs": images_NCHW.contiguous().numpy(), "labels": test.labels_N.numpy()}
 
 
 def _read(path: Path) -> dict[str, Any]:

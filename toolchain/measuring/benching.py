@@ -13,7 +13,8 @@ from rich.console import Console
 from benchmarks.bench import Request, run_bench
 from benchmarks.records.compare import compare_records
 from benchmarks.records.record import read_record, write_record
-from deploy.bundle import Bundle
+from deploy.bundle import Bundle, bundle_folder
+from deploy.devices.lock import only_one
 from deploy.errors import ConfigError
 from toolchain.measuring.progress_bars import Bars
 from toolchain.measuring.record_tables import (
@@ -25,27 +26,6 @@ from toolchain.measuring.record_tables import (
 
 RECORDS = Path("records")
 INTERRUPTED = 130
-
-
-def words(given: str | None) -> list[str]:
-    """``"a,b"`` as a list.
-
-    >>> words("a, b"), words(None)
-    (['a', 'b'], [])
-    """
-    return [word for word in (part.strip() for part in (given or "").split(",")) if word]
-
-
-def numbers(name: str, given: str | None) -> list[int]:
-    """``"1,8"`` as whole numbers.
-
-    Raises:
-        ConfigError: One is not.
-    """
-    try:
-        return [int(word) for word in words(given)]
-    except ValueError:
-        raise ConfigError(f"{name}: {given!r}; give whole numbers, separated by commas") from None
 
 
 def bench_everywhere(
@@ -64,6 +44,10 @@ def bench_everywhere(
     """
     asked = [Request.from_dict(request) for request in requests]
     bundle = Bundle.open(bundle_folder(folder))
+    if out is not None and out.is_dir():
+        raise ConfigError(
+            f"--out: {out} is a folder; give the name of a file in it, {out}/NAME.json"
+        )
     if len({request.batch for request in asked}) < len(asked):
         raise ConfigError("batch: the same one twice; give each once")
     made: list[dict[str, Any]] = []
@@ -75,6 +59,10 @@ def bench_everywhere(
         made += found
         if any(record["status"] == "partial" for record in found):
             break
+    interrupted = any(record["status"] == "partial" for record in made)
+    made = [record for record in made if record["models"] or record["status"] != "partial"]
+    if interrupted and not made:  # nothing was measured until then
+        raise KeyboardInterrupt
     paths = [
         write_record(record, path)
         for record, path in zip(made, record_paths(made, out), strict=True)
@@ -87,7 +75,7 @@ def bench_everywhere(
         print(f"record  {path}", file=sys.stderr if as_json else sys.stdout)
     for name, reason in failed:
         print(f"compress-deploy: {name}: {reason}", file=sys.stderr)
-    if any(record["status"] == "partial" for record in made):
+    if interrupted:
         print("compress-deploy: interrupted; the record is partial", file=sys.stderr)
         return INTERRUPTED
     invalid = [record for record in made if record["status"] == "invalid"]
@@ -98,12 +86,6 @@ def bench_everywhere(
             file=sys.stderr,
         )
     return 1 if failed or invalid else 0
-
-
-def bundle_folder(folder: Path) -> Path:
-    """The bundle in a run's folder, or the folder itself."""
-    inside = folder / "bundle"
-    return inside if inside.is_dir() and not (folder / "manifest.json").is_file() else folder
 
 
 def record_paths(records: Sequence[Mapping[str, Any]], out: Path | None) -> list[Path]:
@@ -159,7 +141,7 @@ def compare_files(paths: Sequence[Path], allow: Sequence[str], *, as_json: bool)
 
 
 def _here(bundle: Bundle, request: Request) -> dict[str, Any]:
-    with Bars() as bars:
+    with only_one(), Bars() as bars:
         return run_bench(bundle, request, progress=bars.add("bench"))
 
 

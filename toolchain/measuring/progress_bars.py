@@ -24,7 +24,7 @@ class Bars:
         self._console = console or Console(stderr=True)
         self._moving = (
             Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TaskProgressColumn(),
                 TextColumn("left"),

@@ -46,6 +46,8 @@ def record_rows(record: Mapping[str, Any]) -> list[Row]:
         rows.append((f"latency {key}", *_each(models, key, _latency), change))
         prefix = "" if key == "p50" else f"{key}_"
         interval = speedup.get(f"{prefix}interval95")
+        if interval is not None and (speedup.get(key) or 1) < 1:  # as the line above: times slower
+            interval = [1 / interval[1], 1 / interval[0]]
         rows.append(("  95 % interval", *_each(models, key, _interval), _span(interval, "{:.3f}")))
     rows.append(("bound by MLPerf", *_each(models, "", _early), ""))
     loads = _each(
@@ -131,9 +133,15 @@ def fleet_table(records: Sequence[Mapping[str, Any]], failed: Sequence[str] = ()
 def comparison_table(compared: Compared) -> Table:
     """The second record against the first."""
     first, second = _distinct(compared.first, compared.second)
-    table = Table(title=f"{second} (second) against {first} (first)", title_justify="left")
+    table = Table(
+        title=f"{second} (second) against {first} (first)",
+        title_justify="left",
+        box=box.SIMPLE,
+        collapse_padding=True,
+        pad_edge=False,
+    )
     table.add_column("", no_wrap=True)
-    for column in ("first", "second", "change", "95 %"):
+    for column in ("first", "second", "change", "95 %"):  # none may be cut off at 80 columns
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for each in compared.differences:

@@ -48,10 +48,9 @@ def show(
     console.print(f"[bold]{escape(head)}[/]", highlight=False, soft_wrap=True)
     if teacher is not None:
         fewer = f", {teacher.macs / student.macs:.2f} × fewer MACs" if student.macs else ""
-        faster = teacher.call_us / student.call_us
-        console.print(
-            f"teacher {_time(teacher.call_us)}: {faster:.2f} × faster{fewer}", highlight=False
-        )
+        ratio = teacher.call_us / student.call_us
+        change = f"{ratio:.2f} × faster" if ratio >= 1 else f"{1 / ratio:.2f} × slower"
+        console.print(f"teacher {_time(teacher.call_us)}: {change}{fewer}", highlight=False)
     console.print(_kernels(student, teacher, most))
     rest = student.by_time()[most:]
     if rest:

@@ -33,8 +33,9 @@ import numpy as np
 import torch
 
 from deploy.engines.importer import Import, import_onnx
-from deploy.errors import CompressDeployError, StorageError
+from deploy.errors import CompressDeployError
 from deploy.targets import TARGETS, Target
+from deploy.whole_file import write_whole
 from exporters.lint.finding import Finding
 from exporters.lint.linting import lint
 from exporters.onnx_from_torch import INPUT, export_onnx
@@ -292,23 +293,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = markdown(found, options.depth, command)
         print(text)
         if options.out is not None:
-            _write(text, options.out)
+            write_whole(options.out, text, "the page", "give another --out")
     except CompressDeployError as error:
         print(f"peers: {error}", file=sys.stderr)
         return 1
     return int(not all(verdict.agree for verdict in found if not verdict.missing))
-
-
-def _write(text: str, out: Path) -> None:
-    scratch = out.with_name(f".{out.name}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(out)
-    except OSError as error:
-        raise StorageError(
-            f"{out}: cannot be written ({error.strerror}); give another --out"
-        ) from error
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
-from deploy.errors import ConfigError, StorageError
+from deploy.errors import ConfigError
+from deploy.whole_file import write_whole
 from toolchain.runs.finished import PERCENTILES, Run, read_runs
 
 
@@ -38,16 +39,12 @@ def write_table(run_folders: list[Path], out: Path) -> None:
     given = " ".join(shlex.quote(_shown(path)) for path in run_folders)
     command = f"compress-deploy results {given} --out {shlex.quote(_shown(out))}"
     text = markdown(recipes, command)
-    scratch = out.with_name(f".{out.name}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(out)
-    except OSError as error:
-        raise StorageError(
-            f"{out}: cannot be written ({error.strerror}); accepted is a file in a folder that can; "
-            "free some space or give another --out"
-        ) from error
+    write_whole(
+        out,
+        text,
+        "the table",
+        "accepted is a file in a folder that can; free some space or give another --out",
+    )
 
 
 def group(runs: Iterable[Run]) -> list[Recipe]:

@@ -45,14 +45,20 @@ def export_again(
     Raises:
         StorageError: There is no bundle, or a file cannot be written.
         CheckpointError: The bundle has no student that can be built again.
-        ConfigError: A name in ``keep_float`` matches no layer.
+        ConfigError: A name in ``keep_float`` matches no layer, or ``out`` is a bundle.
         VerificationError: A file disagrees with the student.
     """
     bundle = Bundle.open(_bundle_folder(run))
     if not (bundle.folder / STUDENT / "spec.json").is_file():
         raise CheckpointError(
-            f"{bundle.folder}: has no {STUDENT}/spec.json to build the student from; accepted is a "
-            "bundle that compress-deploy run wrote; run the recipe again"
+            f"{bundle.folder}: has no {STUDENT}/spec.json to build the student from, as after an ONNX "
+            "teacher; accepted is a bundle with a student; name the targets in the recipe "
+            "(target: [ort-cpu, tensorrt]) and run it again"
+        )
+    if out is not None and (out / MANIFEST).is_file():
+        raise ConfigError(
+            f"--out: {out} is a bundle, and a file that its manifest does not know breaks it; accepted "
+            "is another folder; without --out, files go into the run's own bundle"
         )
     taken = sorted(set(targets) & set(bundle.targets))
     if keep_float and out is None and taken:

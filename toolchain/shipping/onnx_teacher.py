@@ -19,6 +19,7 @@ from deploy.errors import DataError
 from deploy.sessions.ort import OrtCpuSession
 from deploy.targets import Target
 from exporters import onnx_file
+from exporters.lint.linting import lint
 from exporters.onnx_cost import onnx_cost
 from exporters.ort_graph import kernel_report
 from toolchain.runs.artifacts import installed_versions
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from toolchain.stages import Export
 
 MODEL = "model.onnx"
+BEFORE_QUANTIZATION = ("FILE-", "OP-", "SHAPE-")  # families of the linter's rules
 
 
 def import_onnx_teacher(out: Path, ctx: RunContext) -> dict[str, float]:
@@ -45,13 +47,15 @@ def import_onnx_teacher(out: Path, ctx: RunContext) -> dict[str, float]:
 
     Raises:
         StorageError: The file cannot be read, or not be run by ONNX Runtime.
-        DataError: It does not take the data's images, or not any number of them, or gives other classes.
+        DataError: ONNX Runtime has no such operator or opset, or the model does not take the data's
+            images, or not any number of them, or gives other classes.
     """
     import onnx
 
     data, given = data_of(ctx), ctx.recipe.model.onnx
     assert given is not None
     model = onnx_file.load(given)
+    _require_runnable(given)
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     if len(inputs) != 1 or len(model.graph.output) != 1:
@@ -92,6 +96,14 @@ def import_onnx_teacher(out: Path, ctx: RunContext) -> dict[str, float]:
     }
 
 
+def _require_runnable(path: Path) -> None:
+    """Nothing, if ONNX Runtime reads a graph like this: its own refusal names neither file nor remedy."""
+    for finding in lint(path, "ort-cpu"):
+        if finding.level == "error" and finding.rule.startswith(BEFORE_QUANTIZATION):
+            where = f"{finding.node}: " if finding.node else ""
+            raise DataError(f"model.onnx: {path.name}: {where}{finding.message}; {finding.remedy}")
+
+
 def _check_takes(path: Path, name: str, data: Data) -> None:
     """Two images at once, and each alone, have to give the same logits of the data's classes."""
     images = next(iter(numpy_batches(data, data.validation, 2)))[0]
@@ -116,6 +128,11 @@ def _check_takes(path: Path, name: str, data: Data) -> None:
         raise DataError(
             f"model.onnx: {name} gives an output of shape {list(both.shape)} for {len(images)} images and "
             f"the data has {len(data.classes)} classes; accepted is [batch, {len(data.classes)}]"
+        )
+    if not np.isfinite(both).all():
+        raise DataError(
+            f"model.onnx: {name} gives NaN or infinity for images of the validation part; accepted are "
+            "finite logits; look for weights that are not finite, and at data.preprocess"
         )
     if not np.allclose(both, np.concatenate(alone), rtol=1e-3, atol=1e-4):
         raise DataError(

@@ -96,6 +96,9 @@ def test_idle_is_subtracted_and_reported() -> None:
     assert energy.total_j == pytest.approx(1.0)  # 10 W for 12 s, 120 inferences
     assert energy.idle_w == pytest.approx(5.0)
     assert energy.idle_windows_w == pytest.approx((4.0, 6.0))
+    told = energy.to_dict()
+    assert told["windows_s"] == [[1006.0, 1012.0], [1013.0, 1019.0]]
+    assert told["idle_windows_s"] == [[1000.5, 1004.5], [1021.0, 1025.0]]
     assert energy.net_j == pytest.approx(0.5)
     assert energy.power_w == pytest.approx(10.0)
     assert any("idle moved" in warning for warning in energy.warnings)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.page import facts, latency_figures, numbers, pareto
 from benchmarks.page.charts import svg
+from benchmarks.page.comparison import sentence
 
 
 @pytest.mark.parametrize("module", [numbers, facts, pareto, latency_figures, svg])
@@ -81,3 +82,19 @@ def test_known_numbers_and_intervals() -> None:
     assert numbers.ratio(1.0, 0.0) is None
     assert numbers.ratio(None, 2.0) is None
     assert numbers.ratio(3.0, 2.0) == 1.5
+
+
+def test_the_interval_of_a_loss_is_of_how_many_times_slower() -> None:
+    assert numbers.change_interval({"p50": [1.5, 2.0]}, "p50") == (1.5, 2.0)
+    assert numbers.change_interval({"p50": [0.4, 0.5]}, "p50") == (2.0, 2.5)
+    assert numbers.change_interval({"p50": [0.9, 1.2]}, "p50") == (0.9, 1.2)
+    assert numbers.change_interval({}, "p50") is None
+
+
+def test_the_sentence_names_what_stayed() -> None:
+    network = {"top1": 90.0, "latency_ms": {"p50": 1.0}, "size_bytes": 8.0, "macs": 4.0}
+    said = sentence(network, {**network, "size_bytes": 4.0})
+    assert said == (
+        "The student runs as fast, is 2.00\u202f× smaller and has as many MACs, "
+        "at 90.00\u202f% top-1: as its teacher."
+    )

@@ -12,6 +12,7 @@ from deploy.engines.bindings import Bindings
 from deploy.engines.driver import Driver
 from deploy.errors import DeviceError
 from deploy.sessions.engine import EngineSession
+from deploy.sessions.rows import run_rows
 from deploy.sessions.session import Port
 
 
@@ -41,6 +42,14 @@ def test_what_comes_back_is_what_the_engine_computed(opening: Any) -> None:
     for batch in (1, 4, 2, 1):
         given = feeds(batch, seed=batch)
         np.testing.assert_array_equal(session.run(given)["y"], 2 * given["x"])
+    session.close()
+
+
+def test_more_rows_than_the_profile_has(opening: Any, cuda: Any) -> None:
+    session = opening()
+    given = feeds(10)
+    np.testing.assert_array_equal(run_rows(session, given)["y"], 2 * given["x"])
+    assert cuda.names().count("execute_async_v3") == 3  # of at most four rows
     session.close()
 
 

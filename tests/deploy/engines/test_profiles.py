@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.engines.profiles import choose_profile, range_of
+from deploy.engines.profiles import batch_for, choose_profile, range_of
 from deploy.errors import DeviceError
+from deploy.sessions.session import Port
 
 PROFILE = st.lists(st.integers(1, 9), min_size=3, max_size=3).map(sorted)
 
@@ -42,3 +43,17 @@ def test_every_input_has_to_fit() -> None:
     assert choose_profile(engine, {"x": (4,), "y": (2,)}, "net") == 0
     with pytest.raises(DeviceError, match="net: inputs of shape"):
         choose_profile(engine, {"x": (4,), "y": (3,)}, "net")
+
+
+@given(st.lists(PROFILE, min_size=1, max_size=4), st.integers(1, 10))
+def test_rows_are_run_in_the_largest_batch_that_they_fill(
+    profiles: list[list[int]], rows: int
+) -> None:
+    batch = batch_for(engine_of(profiles), Port("x", (None, 3), "float32"), rows)
+    taken = {size for least, _, most in profiles for size in range(least, most + 1)}
+    filled = [size for size in taken if size <= rows]
+    assert batch == (max(filled) if filled else min(taken))
+
+
+def test_a_fixed_batch_needs_no_profile() -> None:
+    assert batch_for(SimpleNamespace(), Port("x", (4, 3), "float32"), 16) == 4

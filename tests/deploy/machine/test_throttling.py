@@ -183,6 +183,14 @@ def test_a_graphics_card(
     assert watch.stop() == reasons
 
 
+def test_a_card_that_others_work_on(tmp_path: Path, fake_nvml: Callable[..., Any]) -> None:
+    nvml = fake_nvml()
+    nvml.state.reasons = 0x4
+    watch = ThrottleWatch(tmp_path, 60, lambda: (nvml, nvml.card), card=False)
+    watch.start()
+    assert (watch.watched, watch.stop()) == ([], [])
+
+
 def test_a_card_that_does_not_tell_or_is_not_there(
     tmp_path: Path, fake_nvml: Callable[..., Any]
 ) -> None:

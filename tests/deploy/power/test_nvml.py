@@ -73,6 +73,30 @@ def test_the_visible_card(fake_nvml: Callable[..., Any]) -> None:
     assert asked == [0, 3, "GPU-ab"]
 
 
+@pytest.mark.parametrize(
+    ("names", "told", "clear"),
+    [
+        (("T1000", "RTX 4090"), {}, False),
+        (("T1000", "RTX 4090"), {"CUDA_VISIBLE_DEVICES": "1"}, False),
+        (("T1000", "RTX 4090"), {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, True),
+        (("T1000", "RTX 4090"), {"CUDA_VISIBLE_DEVICES": "GPU-ab"}, True),
+        (("A100", "A100"), {}, True),
+    ],
+)
+def test_which_of_several_cards_is_never_guessed(
+    fake_nvml: Callable[..., Any], names: tuple[str, ...], told: dict[str, str], clear: bool
+) -> None:
+    nvml = fake_nvml()
+    nvml.nvmlDeviceGetCount = lambda: len(names)
+    nvml.nvmlDeviceGetHandleByIndex = names.__getitem__
+    nvml.nvmlDeviceGetName = lambda card: card
+    if clear:
+        visible_device(nvml, told)
+    else:
+        with pytest.raises(DeviceError, match=r"RTX 4090 and T1000.*CUDA_DEVICE_ORDER=PCI_BUS_ID"):
+            visible_device(nvml, told)
+
+
 def test_cards_tell_what_they_know(fake_nvml: Callable[..., Any]) -> None:
     (card,) = describe_cards(fake_nvml(without=("clocks", "limit")))
     assert card["compute_capability"] == 9.0

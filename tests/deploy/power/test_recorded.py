@@ -50,6 +50,15 @@ def test_an_analysers_clock_is_moved_onto_the_runs(tmp_path: Path) -> None:
     assert energy.total_j == pytest.approx(5.5 * 20 / 100, rel=0.01)
 
 
+def test_an_analyser_that_writes_while_the_model_runs(tmp_path: Path) -> None:
+    path = recording(tmp_path, "time_s,power_w\n1,5\n2,5\n")
+    meter = RecordedMeter(path)
+    meter.start()
+    with path.open("a") as file:
+        file.write("3,6\n4,7\n5,")  # the last line is on its way
+    assert meter.stop().power_w.tolist() == [5.0, 5.0, 6.0, 7.0]
+
+
 def test_found_by_name(tmp_path: Path) -> None:
     path = recording(tmp_path, "time_s,power_w\n1,5\n2,6\n")
     assert find_meter(tmp_path, wanted=f"recorded:{path}").name == "recorded"

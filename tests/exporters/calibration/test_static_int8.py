@@ -42,6 +42,32 @@ def test_quantizes_every_layer(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["float.onnx", "int8.onnx"]
 
 
+OLD = """<ir_version: 7, opset_import: ["" : OPSET]>
+old (float[N,2,4,4] x) => (float[N,3,4,4] y) <float[3,2,1,1] w = {1,2,3,4,5,6}> { y = TAIL }"""
+
+
+def test_a_file_from_before_scales_per_channel_is_raised(tmp_path: Path) -> None:
+    file = tmp_path / "old.onnx"
+    batch = np.random.default_rng(0).normal(size=(4, 2, 4, 4)).astype(np.float32)
+    for opset in (9, 11, 12):
+        text = OLD.replace("OPSET", str(opset)).replace("TAIL", "Conv(x, w)")
+        onnx.save(onnx.parser.parse_model(text), file)
+        out = static_int8(file, [batch], tmp_path / "int8.onnx")
+        (want,) = OrtCpuSession(file).run({"x": batch}).values()
+        (got,) = OrtCpuSession(out).run({"x": batch}).values()
+        assert np.abs(want - got).max() < 0.02 * np.abs(want).max()
+        assert kernel_report(out).require().integer
+
+
+def test_a_file_that_cannot_be_raised(tmp_path: Path) -> None:
+    text = OLD.replace("OPSET", "11").replace("TAIL", "Wibble(x, w)")
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "old.onnx")
+    with pytest.raises(StorageError, match="opset 11 cannot be raised to 13") as caught:
+        static_int8(tmp_path / "old.onnx", [np.zeros((1, 2, 4, 4))], tmp_path / "int8.onnx")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["old.onnx"]
+
+
 def test_refusals_leave_nothing(float_classifier: Path, tmp_path: Path) -> None:
     out = tmp_path / "int8.onnx"
     with pytest.raises(DataError, match="no batches"):

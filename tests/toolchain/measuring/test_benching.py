@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from typer.testing import CliRunner
 
 from benchmarks.records.record import read_record, write_record
 from deploy.bundle import Bundle, write_bundle
+from deploy.devices.lock import only_one
 from deploy.errors import ConfigError, DeviceError
 from deploy.sessions.ort import OrtCpuSession
 from toolchain.cli import app
-from toolchain.measuring.benching import bundle_folder, numbers, record_paths, words
+from toolchain.commands.options import numbers, words
+from toolchain.measuring.benching import record_paths
 
 EXAMPLE = Path(__file__).parents[2] / "benchmarks" / "records" / "example_record.json"
 QUICK = ("--profile", "quick", "--duration", "0.02", "--queries", "64", "--no-layers")
@@ -31,6 +34,7 @@ Run = Callable[..., Result]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where measurements are kept apart
 
     def invoke(*arguments: object) -> Result:
         return CliRunner().invoke(app, [str(each) for each in arguments])
@@ -77,6 +81,13 @@ def test_a_run_makes_a_table_and_a_record(run: Run, bundle: Bundle, tmp_path: Pa
     assert set(record["models"]) == {"teacher", "student"}
 
 
+def test_two_do_not_measure_at_once(run: Run, bundle: Bundle) -> None:
+    with only_one():
+        refused = run("bench", bundle.folder, *QUICK)
+    assert refused.exit_code == 1
+    assert "is measuring here already" in refused.stderr
+
+
 def test_without_out_records_gather(run: Run, bundle: Bundle, tmp_path: Path) -> None:
     made = run("bench", bundle.folder, *QUICK, "--models", "student", "--json")
     assert made.exit_code == 0
@@ -95,6 +106,7 @@ def test_several_batches_give_a_record_each(run: Run, bundle: Bundle, tmp_path: 
     ("arguments", "why"),
     [
         (("--batch", "0"), "batch: 0; give a whole number of 1 or more"),
+        (("--out", "."), "--out: . is a folder"),
         (("--batch", "one"), "batch: 'one'; give whole numbers"),
         (("--batch", "2,2"), "batch: the same one twice"),
         (("--queries", "0"), "queries: 0"),
@@ -138,6 +150,18 @@ def test_status_of_records(
         assert read_record(tmp_path / f"{status}.json")["status"] == status
     assert "invalid: hot" in made.stdout
     assert "the record is invalid: hot" in made.stderr
+
+
+def test_an_interrupt_before_anything_was_measured_leaves_no_record(
+    run: Run, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    empty = {**read_record(EXAMPLE), "status": "partial", "models": {}}
+    monkeypatch.setattr("toolchain.measuring.benching.run_bench", lambda *_, **__: empty)
+    made = run("bench", bundle.folder, *QUICK, "--out", "none.json")
+    assert made.exit_code == 130
+    assert made.stdout == ""
+    assert made.stderr.endswith("interrupted; run the same command again\n")
+    assert not (tmp_path / "none.json").exists()
 
 
 class FakeDevice:
@@ -218,10 +242,3 @@ def test_paths_tell_records_apart() -> None:
         Path("r-ssh---me-board-22-batch1.json"), Path("r-b-batch8.json"),
     ]  # fmt: skip
     assert record_paths([two], None) == [Path("records/net-offline-20260102T030405.json")]
-
-
-def test_a_run_folder_holds_its_bundle(tmp_path: Path) -> None:
-    (tmp_path / "bundle").mkdir()
-    assert bundle_folder(tmp_path) == tmp_path / "bundle"
-    (tmp_path / "manifest.json").write_text("{}")
-    assert bundle_folder(tmp_path) == tmp_path

@@ -10,8 +10,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from benchmarks.records.compare import Compared, Difference
 from benchmarks.records.record import read_record
-from toolchain.measuring.record_tables import fleet_table, record_lines, record_rows, record_table
+from toolchain.measuring.record_tables import (
+    comparison_table,
+    fleet_table,
+    record_lines,
+    record_rows,
+    record_table,
+)
 
 EXAMPLE = Path(__file__).parents[2] / "benchmarks" / "records" / "example_record.json"
 
@@ -59,7 +66,9 @@ def test_energy_rows(record: dict[str, Any]) -> None:
 
 def test_a_slower_student_is_called_slower(record: dict[str, Any]) -> None:
     record["speedup"]["p50"] = 0.5
+    record["speedup"]["interval95"] = [0.4, 0.8]
     assert row(record, "latency p50")[2] == "2.00 × slower"
+    assert record_rows(record)[1][3] == "1.250 to 2.500"
 
 
 def test_one_model_alone(record: dict[str, Any]) -> None:
@@ -97,6 +106,11 @@ def test_tables_fit_a_terminal(record: dict[str, Any]) -> None:
     text = shown(record_table(record))
     assert "…" not in text
     assert "digits-demo on local: single-stream" in text
+    span = (3.536, 3.9256)
+    throughput = Difference("student", "throughput", "/s", 66690, 21400, 3.908, span, None)
+    text = shown(comparison_table(Compared("a.json", "b.json", {}, (throughput,))))
+    for words in ("student throughput, /s", "66,690", "+290.8 %", "+253.6 to +292.6 %", "better"):
+        assert words in text
     other = copy.deepcopy(record)
     other.update(device={"name": "orin", "kind": "ssh"}, status="invalid", invalid_because=["hot"])
     text = shown(fleet_table([record, other], ["nano"]))

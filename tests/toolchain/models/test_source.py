@@ -35,7 +35,8 @@ def head(n, c):
 
 
 def _config(file: str | None, builtin: str | None = None, **args: Any) -> Any:
-    return SimpleNamespace(builtin=builtin, file=file, args=args)
+    onnx = "net.onnx" if builtin is None and file is None else None
+    return SimpleNamespace(builtin=builtin, file=file, onnx=onnx, args=args)
 
 
 def _write(folder: Path, net: str = NET, bias: bool = True) -> Path:
@@ -106,10 +107,10 @@ def test_mistakes_are_answered_in_one_line(
     assert sys.path == path
 
 
-def test_missing_file_and_missing_choice(tmp_path: Path) -> None:
+def test_files_that_hold_no_network(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere.py does not exist"):
         build_model(_config("nowhere.py:build"), tmp_path)
-    with pytest.raises(ConfigError, match="neither builtin nor file"):
+    with pytest.raises(ConfigError, match="net.onnx holds a graph that cannot be cut or trained"):
         build_model(_config(None), tmp_path)
     (tmp_path / "net.txt").write_text(NET)
     with pytest.raises(ConfigError, match=r"ends in \.py"):

@@ -34,9 +34,3 @@ def test_findings_are_counted_by_rule_and_errors_are_bold() -> None:
     found = [finding("A", "error"), finding("A", "error"), finding("B", "warning")]  # type: ignore[arg-type]
     assert peers._rules(found) == "**A × 2**; B × 1"
     assert peers._rules([finding("C", "note")]) == "nothing"  # type: ignore[arg-type]
-
-
-def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(peers.StorageError, match="cannot be written"):
-        peers._write("text", tmp_path / "file" / "page.md")

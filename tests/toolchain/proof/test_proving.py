@@ -185,7 +185,7 @@ def test_a_failure_exits_1_and_names_the_hop_and_the_layer(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"labels": None}, "lacks ['labels']"),
+        ({"labels": None}, "lacks labels"),
         ({"inputs": np.zeros((48, 1, 8, 8), np.uint8)}, "takes uint8 or float32 (N, 3, 8, 8)"),
         ({"inputs": np.zeros((48, 3, 8, 8), np.float64)}, "are float64"),
         ({"inputs": np.full((48, 3, 8, 8), np.nan, np.float32)}, "NaN or infinity"),
@@ -218,6 +218,19 @@ def test_pixels_and_what_the_model_takes_are_the_same_samples(
     assert raw.labelled and raw.rows == 48
 
 
+def test_the_file_that_a_recipe_reads_gives_its_test_part(bundle: Bundle, tmp_path: Path) -> None:
+    images_u8, _ = bundle.samples()
+    labels = np.arange(len(images_u8)) % len(bundle.classes)
+    last = np.moveaxis(images_u8, 1, -1)
+    file = tmp_path / "arrays.npz"
+    np.savez(file, x_train=last, y_train=labels, x_test=last[:9], y_test=labels[:9])
+    samples = samples_for(bundle, file)
+    inputs, found = next(samples.batches(9, 9))
+    assert (samples.rows, samples.labelled) == (9, True)
+    assert np.array_equal(inputs, bundle.preprocess(images_u8[:9]))
+    assert np.array_equal(found, labels[:9])
+
+
 def test_a_recipe_gives_its_test_part_if_it_fits(case: Any, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("name: tiny\nmodel: {builtin: mlp}\ndata: {kind: digits}\n")
@@ -239,6 +252,7 @@ def test_what_the_command_refuses_in_one_line(bundle: Bundle, tmp_path: Path) ->
         (("--data", tmp_path / "none.npz"), "cannot be read"),
         (("--data", model), "neither a recipe"),
         (("--target", "tensorrt"), "no model for target 'tensorrt'"),
+        (("--batch", "1,0"), "give whole numbers of 1 or more"),
     ):
         result = call("verify", bundle.folder, *arguments)
         assert result.exit_code == 1

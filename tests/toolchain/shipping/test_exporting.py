@@ -176,6 +176,8 @@ def test_what_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         export_again(run, ["tensorrt"], out=tmp_path / "out", keep_float=["nope"])
     with pytest.raises(StorageError, match="holds no bundle"):
         export_again(tmp_path, ["tensorrt"])
+    with pytest.raises(ConfigError, match="is a bundle, and a file that its manifest"):
+        export_again(run, ["tensorrt"], out=run / "bundle", keep_float=["first"])
     (run / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
         export_again(run, ["tensorrt"], out=run / "file")

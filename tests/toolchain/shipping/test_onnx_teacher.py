@@ -153,7 +153,7 @@ def quantized(path: Path, given: Path) -> Path:
 
 
 def changed(path: Path, given: Path, **fields: Any) -> Path:
-    """The file with another opset, first size or last operator."""
+    """The file with another opset, first size, last operator or weights."""
     model = onnx.load(given / "net.onnx")
     if "opset" in fields:
         model.opset_import[0].version = fields["opset"]
@@ -162,6 +162,11 @@ def changed(path: Path, given: Path, **fields: Any) -> Path:
     if "domain" in fields:
         model.opset_import.append(onnx.helper.make_opsetid(fields["domain"], 1))
         model.graph.node[-1].domain = fields["domain"]
+    if "value" in fields:
+        for tensor in model.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT:
+                filled = np.full_like(numpy_helper.to_array(tensor), fields["value"])
+                tensor.CopyFrom(numpy_helper.from_array(filled, tensor.name))
     if "op_type" in fields:
         model.graph.node[-1].op_type = fields["op_type"]
     onnx.save(model, path)
@@ -174,6 +179,7 @@ def changed(path: Path, given: Path, **fields: Any) -> Path:
         (lambda path, given: changed(path, given, opset=5), "other.onnx: opset 5; ort-cpu"),
         (lambda path, given: changed(path, given, opset=99), "other.onnx: opset 99; ort-cpu"),
         (lambda path, given: changed(path, given, batch=0), r"has the shape \[0, 1, 8, 8\]"),
+        (lambda path, given: changed(path, given, value=np.nan), "gives NaN or infinity"),
         (lambda path, given: changed(path, given, op_type="Wibble"), "Wibble is no operator of"),
         (lambda path, given: changed(path, given, domain="com.acme"), "of domain 'com.acme'"),
         (lambda path, given: make_onnx(path, channels=3), "the data's images are"),

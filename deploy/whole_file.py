@@ -1,0 +1,39 @@
+"""A text file that appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from deploy.errors import StorageError
+
+
+def write_whole(path: Path, text: str, what: str, remedy: str) -> Path:
+    """Write ``text`` aside and rename it to ``path``; its folder is made where it is not there.
+
+    ``what`` the file is and the ``remedy`` complete the message of an error.
+
+    Raises:
+        StorageError: It cannot be written; nothing was left behind, and what was there still is.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise StorageError(
+            f"{path}: {what} cannot be written there, it is a folder; name a file in it"
+        )
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            scratch.write_text(text, encoding="utf-8")
+            scratch.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                scratch.unlink()
+            raise
+    except OSError as error:
+        raise StorageError(
+            f"{path}: {what} cannot be written ({error.strerror}); {remedy}"
+        ) from error
+    return path
