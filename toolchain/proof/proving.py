@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 NO_VERDICT = Tolerance(decisions=0.0, points=100.0)
 LARGEST_BATCH = 64
 SELF = "compress-deploy"
+GIVEN = "float file"
 TORCH_BATCH = 256
 
 
@@ -276,6 +277,12 @@ def _rungs(
             open=lambda: TorchSession(network, shape, classes),
             batches=(TORCH_BATCH,),
         )
+    elif _is_of_onnx_file(
+        bundle
+    ):  # calibrated, not trained: the file that was given is the reference
+        given = partial(OrtCpuSession, bundle.folder / "teacher.onnx", threads)
+        torch_rung = Rung(GIVEN, f"{here}, the float file", given, batches=sizes)
+        grid = NO_VERDICT
     rungs = [
         torch_rung,
         Rung(SIMULATED, f"{here}, every Q/DQ pair in float", partial(opened, disable_fusion=True),
@@ -284,6 +291,11 @@ def _rungs(
     if target == "ort-cpu":
         rungs.append(Rung(FUSED, f"{here}, as it ships", opened, INTEGER_KERNELS, sizes))
     return [*rungs, *engine_rungs(bundle, target)]
+
+
+def _is_of_onnx_file(bundle: Bundle) -> bool:
+    """Whether the teacher was an ONNX file, so that there is no student but its quantized copy."""
+    return bool(bundle.manifest.get("recipe", {}).get("model", {}).get("onnx"))
 
 
 def _fresh(

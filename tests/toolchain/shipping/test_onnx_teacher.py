@@ -12,11 +12,13 @@ import pytest
 import torch
 from onnx import numpy_helper
 from torch import nn
+from typer.testing import CliRunner
 
 from deploy.bundle import Bundle
 from deploy.errors import CompressDeployError, ConfigError, DataError
 from deploy.sessions.ort import OrtCpuSession
 from exporters.onnx_from_torch import export_onnx
+from toolchain.cli import app
 from toolchain.graph import trace
 from toolchain.quantization.lowering import lower
 from toolchain.recipe.schema import Recipe
@@ -221,3 +223,16 @@ def test_other_recipes_keep_the_keys_of_their_artifacts() -> None:
     assert made.model_dump(mode="json", include={"model"}) == {
         "model": {"builtin": "mlp", "file": None, "args": {}, "checkpoint": None}
     }
+
+
+def test_its_bundle_is_proved_against_the_file(given: Path, tmp_path: Path) -> None:
+    assert run_recipe(recipe(given), out=tmp_path, allow_missed=False) == 0
+    (folder,) = tmp_path.glob("grey-*")
+    arguments = ["verify", str(folder / "bundle"), "--data", str(given / "grey.npz"), "--json"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    (target,) = json.loads(result.stdout)["targets"]
+    lost = next(hop for hop in target["ladder"]["hops"] if hop["below"] == "simulated")
+    assert lost["above"] == "float file"
+    assert lost["check"]["rows"] == 20
+    assert lost["check"]["max_abs"] > 0
