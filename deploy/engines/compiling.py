@@ -24,6 +24,7 @@ MIB = 1 << 20
 _VERBOSITY = {"detailed": "DETAILED", "layer_names_only": "LAYER_NAMES_ONLY", "none": "NONE"}
 # A warning of the importer after which the engine computes something else than the graph.
 _CLAMPS = ("UINT8", "Defaulting to INT8")
+_IMPOSSIBLE_SIZES = "not self-consistent"
 # What the builder says when its scratch limit leaves no kernel, and when memory itself is gone.
 _LIMIT = ("within workspace limit", "insufficient workspace", "could not find any implementation")
 _MEMORY = ("out of memory", "outofmemory", "bad_alloc", "memory allocation", "cudaerror 2:")
@@ -80,6 +81,7 @@ class _Build:
         started = time.perf_counter()
         plan = self._build(builder, network, config)
         build_s = time.perf_counter() - started
+        self._require_sizes_that_run()
         if timing is not None:
             timing.keep_from(config)
         layers, source = self._describe(plan)
@@ -117,6 +119,16 @@ class _Build:
                 "exported for the target tensorrt"
             )
         return parser
+
+    def _require_sizes_that_run(self) -> None:
+        """The builder makes an engine even for sizes at which the network's own arithmetic overflows."""
+        broken = [text for text in self.messages.warnings if _IMPOSSIBLE_SIZES in text]
+        if broken:
+            sizes = ", ".join(str(one.max) for one in self.settings.profiles or ())
+            raise ConfigError(
+                f"build: with batches up to {sizes} {self.bindings.title} builds an engine that cannot "
+                f"run them ({' '.join(broken[0].split())[:160]}); lower --max-batch"
+            )
 
     def _configure(self, builder: Any, config: Any, strong: bool) -> None:
         settings, bindings = self.settings, self.bindings

@@ -164,6 +164,12 @@ def test_a_refused_build_leaves_the_old_plan(model: Model) -> None:
         ({}, {"hardware_compatible": "ampere_plus"}, ConfigError, "hardware_compatible"),
         ({}, {"version_compatible": True}, DeviceError, "could not build it"),
         ({}, {"compute_capabilities": ("5.0",)}, ConfigError, "ComputeCapability.SM50"),
+        (
+            {},
+            {"profiles": (Batches(1, 1, 10**8),)},
+            ConfigError,
+            "up to 100000000 .* lower --max-b",
+        ),
         ({"batch": 0}, {}, ConfigError, "'x' has shape .0, 16, 8, 8., which holds nothing"),
         ({"batch": 2}, {"profiles": (Batches(1, 1, 2),)}, ConfigError, "fixed shape .2, 16, 8, 8"),
     ],
@@ -246,6 +252,19 @@ def test_an_interrupt_leaves_nothing(model: Model) -> None:
     path = model()
     with pytest.raises(KeyboardInterrupt):
         build(path, interrupt)
+    assert left(path) == []
+
+
+def test_batches_that_the_network_cannot_hold(tmp_path: Path) -> None:
+    """The builder only warns, and the engine that it makes is of no use."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 16, 8, 8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    opsets = [helper.make_opsetid("", 18)]
+    path = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    with pytest.raises(ConfigError, match="up to 2000000000 .* lower --max-batch"):
+        build(path, precision="float32", profiles=(Batches(1, 1, 2 * 10**9),))
     assert left(path) == []
 
 
