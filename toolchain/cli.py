@@ -13,6 +13,8 @@ import typer
 
 from deploy.errors import CompressDeployError
 from toolchain.commands import device, recipe
+from toolchain.commands.ablate import ablate
+from toolchain.commands.analyze import analyze
 from toolchain.commands.bench import bench
 from toolchain.commands.build import build
 from toolchain.commands.compare import compare
@@ -54,7 +56,8 @@ class _Verbs(typer.core.TyperGroup):
             print(f"compress-deploy: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            end = " to resume" if ctx.invoked_subcommand == "run" else ""
+            resumes = ctx.invoked_subcommand in ("run", "ablate", "analyze")
+            end = " to resume" if resumes else ""
             print(f"compress-deploy: interrupted; run the same command again{end}", file=sys.stderr)
             raise typer.Exit(130) from None
 
@@ -78,6 +81,21 @@ app.command(
         then="Running the same command again resumes where it stopped.",
     ),
 )(run)
+app.command(
+    "ablate",
+    short_help="Compare ways of teaching at equal budget, seed by seed.",
+    epilog=_examples(
+        "ablate recipe.yaml --controllers dean,fixed,none --seeds 5",
+        "ablate recipe.yaml --variants losses.yaml --baseline none --jobs 8 --table results.md",
+    ),
+)(ablate)
+app.command(
+    "analyze",
+    short_help="Show, layer by layer, where the teacher helps and what sparsity costs.",
+    epilog=_examples(
+        "analyze recipe.yaml", "analyze recipe.yaml --epochs 5 --every 200 --spots 'layer*'"
+    ),
+)(analyze)
 app.command("plan", epilog=_examples("plan recipe.yaml --set goals.macs=0.3"))(plan)
 app.command(
     "export",

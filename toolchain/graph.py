@@ -127,7 +127,9 @@ def is_relu6(network: fx.GraphModule, node: Any) -> bool:
 
 def is_add(network: fx.GraphModule, node: Any) -> bool:
     """Whether ``node`` adds two tensors of the graph (not a constant)."""
-    return calls(network, node, ADD) and len(node.all_input_nodes) == 2
+    if not calls(network, node, ADD) or len(node.all_input_nodes) != 2:
+        return False
+    return all(source.op != "get_attr" for source in node.all_input_nodes)
 
 
 def moves_values(network: fx.GraphModule, node: Any) -> bool:

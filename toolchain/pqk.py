@@ -19,17 +19,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from toolchain.distillation.losses import kl
+from toolchain.distillation.controllers.fixed import FixedStrength
+from toolchain.distillation.lessons import TASK, School
+from toolchain.distillation.losses.logits import kl
+from toolchain.distillation.objective import DistillationObjective
+from toolchain.distillation.spots import LOGITS
+from toolchain.distillation.teachers.in_network import InNetworkTeacher
+from toolchain.distillation.teachers.teacher import Teacher
+from toolchain.distillation.terms import Term
 from toolchain.quantization.attached import (
-    ViewedBatchNorm1d,
-    ViewedBatchNorm2d,
     latent_parameter,
+    teacher_norms,
     weight_view,
     weighted,
 )
@@ -40,6 +48,9 @@ from toolchain.training.objective import Batch, Objective, Update, trainable
 from toolchain.training.optimizers import quantizer_scales
 
 Scores = Callable[[Group], Tensor]
+
+# Name of the in-network teacher's term: of its strength, and in the log.
+IN_NETWORK_KL = "in_network_kl"
 
 
 def cubic_ramp(step: int, start: int, end: int, initial: float, final: float) -> float:
@@ -171,8 +182,52 @@ class PruningObjective:
         self._base.load_state_dict(state["base"])
         self._done, self._sparsity = state["done"], state["sparsity"]
 
+    def trail(self) -> Mapping[str, float]:
+        """The other objective's."""
+        return self._base.trail()
+
     def status(self) -> dict[str, float]:
         return {**self._base.status(), "sparsity": self._sparsity, "bits": float(self._bits)}
+
+
+class Lecture:
+    """Phase 2's teacher as the student's terms see it: the logits of this step's own pass.
+
+    Args:
+        otherwise: The same teacher for any other batch, e.g. a dean's probe.
+    """
+
+    def __init__(self, otherwise: Teacher) -> None:
+        self._otherwise = otherwise
+        self._given: tuple[Tensor, Tensor] | None = None
+
+    def give(self, images_BCHW: Tensor, logits_BC: Tensor) -> None:
+        """Keep what the teacher's update has computed for these images."""
+        self._given = (images_BCHW, logits_BC.detach())
+
+    def observe(self, images_BCHW: Tensor, spots: Sequence[str]) -> dict[str, Tensor]:
+        """The logits that were given, if it is these images' and nothing else is asked for."""
+        if self._given is not None and self._given[0] is images_BCHW and list(spots) == [LOGITS]:
+            return {LOGITS: self._given[1]}
+        return self._otherwise.observe(images_BCHW, spots)
+
+
+class Learn(Protocol):
+    """Makes the student's objective of phase 2."""
+
+    def __call__(
+        self, school: School, term: Term, strength: float, **options: Any
+    ) -> DistillationObjective:
+        """With the in-network teacher's term among its terms; ``options`` are the objective's."""
+        ...
+
+
+def learn_alone(
+    school: School, term: Term, strength: float, **options: Any
+) -> DistillationObjective:
+    """The labels and the in-network teacher, at fixed strengths."""
+    school = school.with_terms((term,), {TASK: 1 - strength, term.name: strength})
+    return DistillationObjective(school, FixedStrength(school), **options)
 
 
 class TwoNetworks:
@@ -186,8 +241,8 @@ class TwoNetworks:
         teacher_updates: ``unimportant`` lets the teacher move only the weights the student has not;
             ``all`` makes a two-width slimmable network of the pair.
         quantize_teacher: Whether the teacher's extra weights are quantized too.
-        extra: Further terms for the student, e.g. from the pretrained teacher: batch and student logits
-            [B, C] to a scalar.
+        school: Around the student; default one without data of its own.
+        learn: The student's side, e.g. with further teachers or a dean.
     """
 
     def __init__(
@@ -199,12 +254,12 @@ class TwoNetworks:
         mutual: float = 0.0,
         teacher_updates: Literal["unimportant", "all"] = "unimportant",
         quantize_teacher: bool = False,
-        label_smoothing: float = 0.0,
-        extra: Callable[[Batch, Tensor], Tensor] | None = None,
+        school: School | None = None,
+        learn: Learn = learn_alone,
     ) -> None:
-        self._network, self._strength, self._temperature = network, strength, temperature
-        self._mutual, self._smoothing, self._extra = mutual, label_smoothing, extra
-        self._teacher_logits_BC: Tensor | None = None
+        school = School(network) if school is None else school
+        self._network, self._temperature, self._mutual = network, temperature, mutual
+        self._smoothing = school.label_smoothing
         self._sparsity = hidden_share(network)  # masks are fixed in this phase
         for module in network.modules():
             view = weight_view(module)
@@ -212,18 +267,25 @@ class TwoNetworks:
                 view.quantize_teacher = quantize_teacher
                 view.route_teacher = teacher_updates == "unimportant"
         self._held = HeldStill(network)
-        norms = _teacher_norms(network)
+        norms = [p for norm in teacher_norms(network) for p in norm.parameters()]
         of_teacher = {id(p) for p in norms}
         student = [p for p in trainable(network) if id(p) not in of_teacher]
-        teacher = [*norms, *_latent_layers(network)]
-        scales = quantizer_scales(network)
         routed = teacher_updates == "unimportant"
-        self.updates = (
-            Update(
-                "teacher", teacher, self._teacher_loss, guard=self._unimportant if routed else None
-            ),
-            Update("student", student, self._student_loss, scales=scales, guard=self._important),
+        self._lecture = Lecture(InNetworkTeacher(network, school.precision))
+        self._student = learn(
+            replace(school, parameters=tuple(student)),
+            Term(IN_NETWORK_KL, partial(kl, temperature=temperature), self._lecture),
+            strength,
+            scales=quantizer_scales(network),
+            guard=self._important,
         )
+        teacher = Update(
+            "teacher",
+            [*norms, *_latent_layers(network)],
+            self._teacher_loss,
+            guard=self._unimportant if routed else None,
+        )
+        self.updates = (teacher, *self._student.updates)
 
     def _important(self) -> AbstractContextManager[None]:
         return self._held.only("important")
@@ -236,7 +298,7 @@ class TwoNetworks:
         z_s_BC = self._student_logits_untouched(batch) if self._mutual else None
         with use_view(self._network, View.TEACHER):
             z_t_BC = self._network(batch.images_BCHW).float()
-        self._teacher_logits_BC = z_t_BC.detach()
+        self._lecture.give(batch.images_BCHW, z_t_BC)
         loss = F.cross_entropy(z_t_BC, batch.labels_B, label_smoothing=self._smoothing)
         terms: dict[str, float | Tensor] = {"task": loss}
         if z_s_BC is not None:
@@ -253,39 +315,22 @@ class TwoNetworks:
                 buffer.copy_(was)
         return logits_BC
 
-    def _student_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
-        z_s_BC = self._network(batch.images_BCHW).float()
-        assert self._teacher_logits_BC is not None, "the teacher's update runs first"
-        task = F.cross_entropy(z_s_BC, batch.labels_B, label_smoothing=self._smoothing)
-        drawn = kl(z_s_BC, self._teacher_logits_BC, temperature=self._temperature)
-        loss = (1 - self._strength) * task + self._strength * drawn
-        terms: dict[str, float | Tensor] = {"task": task, "in_network_kl": drawn}
-        if self._extra is not None:
-            terms["pretrained"] = self._extra(batch, z_s_BC)
-            loss = loss + terms["pretrained"]
-        return loss, terms
-
     def begin_step(self, step: int, total_steps: int) -> None:
-        """Masks and strengths are fixed in this phase."""
+        """Masks are fixed in this phase; strengths are the student's controller's."""
+        self._student.begin_step(step, total_steps)
+
+    def trail(self) -> Mapping[str, float]:
+        """The student's strengths, where they change."""
+        return self._student.trail()
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {"student": self._student.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Everything is in the network."""
+        self._student.load_state_dict(state["student"])
 
     def status(self) -> dict[str, float]:
         return {"sparsity": self._sparsity}
-
-
-def _teacher_norms(network: nn.Module) -> list[nn.Parameter]:
-    """Factors and shifts that the teacher alone has."""
-    return [
-        parameter
-        for module in network.modules()
-        if isinstance(module, ViewedBatchNorm1d | ViewedBatchNorm2d) and module.teacher is not None
-        for parameter in module.teacher.parameters()
-    ]
 
 
 def _latent_layers(network: nn.Module) -> list[nn.Parameter]:

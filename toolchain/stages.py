@@ -16,7 +16,10 @@ from pydantic import Field, model_validator
 
 from deploy.errors import ConfigError
 from toolchain.distillation.config import Distil
+from toolchain.distillation.teachers.config import Assistant
 from toolchain.recipe.base import Frozen
+from toolchain.recipe.files import content_hash
+from toolchain.recipe.network import NetworkOrigin
 from toolchain.training.config import Training
 
 if TYPE_CHECKING:
@@ -39,6 +42,10 @@ class StageModel(Frozen):
 
         @property
         def stage(self) -> str: ...
+
+    def fingerprint(self, ctx: RunContext) -> str:
+        """Content of the files that the stage's own settings name; empty where they name none."""
+        return content_hash(self)
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
         """Read ``source``, write files into the empty folder ``out``, return metrics."""
@@ -83,9 +90,20 @@ class Teacher(StageModel):
             from toolchain.shipping.onnx_teacher import import_onnx_teacher
 
             return import_onnx_teacher(out, ctx)
-        from toolchain.teacher import import_teacher
+        from toolchain.starting import import_teacher
 
         return import_teacher(out, ctx)
+
+
+class NewStudent(StageModel, NetworkOrigin):
+    """Start a network of another kind, from scratch or from a checkpoint, to be taught by the teacher."""
+
+    stage: Literal["student"] = "student"
+
+    def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
+        from toolchain.starting import start_student
+
+        return start_student(self, source, out, ctx)
 
 
 class Quantize(StageModel, Quantizing):
@@ -166,7 +184,7 @@ class PqkDistil(StageModel, Training):
     teacher_updates: Literal["unimportant", "all"] = "unimportant"
     quantize_teacher: bool = False
     pretrained: Distil | None = Field(
-        None, description="further terms, from the pretrained teacher"
+        None, description="further terms and teachers; its controller sets the strengths of all"
     )
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
@@ -260,6 +278,7 @@ class Report(StageModel):
 
 STAGES: tuple[type[StageModel], ...] = (
     Teacher,
+    NewStudent,
     Quantize,
     Prune,
     PqkPrune,
@@ -289,6 +308,7 @@ def check_order(stages: Sequence[StageModel]) -> None:
         ConfigError: Names the stage and what it lacks.
     """
     before, masked, quantized = "", False, False
+    _check_assistants(stages)
     for stage in stages:
         name, wrong = stage.stage, None
         if (name == "teacher") != (before == ""):
@@ -306,9 +326,31 @@ def check_order(stages: Sequence[StageModel]) -> None:
                 f"stages: {name} after {before or 'nothing'}: {wrong}; accepted is e.g. "
                 f"{', '.join(known.stage for known in standard_chain())}; reorder them"
             )
-        masked = name in ("prune", "pqk-prune") or (masked and name != "slim")
-        quantized = quantized or name in ("quantize", "pqk-prune")
+        masked = name in ("prune", "pqk-prune") or (masked and name not in ("slim", "student"))
+        quantized = (quantized and name != "student") or name in ("quantize", "pqk-prune")
         before = name
+
+
+def _check_assistants(stages: Sequence[StageModel]) -> None:
+    """Refuse a chain in which a teacher's assistant is asked for that no stage before has left."""
+    for place, stage in enumerate(stages):
+        for field in type(stage).model_fields:
+            distil = getattr(stage, field)
+            if not isinstance(distil, Distil):
+                continue
+            for name, teacher in distil.teachers.items():
+                before = [known.stage for known in stages[:place]]
+                if isinstance(teacher, Assistant) and before.count(teacher.stage) < teacher.back:
+                    where = f"stages[{place}] ({stage.stage}).{field}.teachers.{name}"
+                    raise no_such_stage(where, teacher.stage, teacher.back, before)
+
+
+def no_such_stage(where: str, stage: str, back: int, before: Sequence[str]) -> ConfigError:
+    """The error of a teacher's assistant that the chain does not have."""
+    return ConfigError(
+        f"{where}: stage {stage!r}{'' if back == 1 else f' with back: {back}'} is not in the chain; accepted "
+        f"are the stages before this one: {', '.join(before)}; name one of them"
+    )
 
 
 def run_recipe(

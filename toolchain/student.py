@@ -20,11 +20,11 @@ from toolchain.checkpoint import Spec
 from toolchain.data.batches import evaluation_batches
 from toolchain.data.loading import load_data
 from toolchain.data.samples import Data
-from toolchain.distillation.teachers import FrozenTeacher
+from toolchain.distillation.teachers.frozen import FrozenTeacher
 from toolchain.pqk import ChannelPruner, WeightPruner
 from toolchain.quantization.attach import Quantization, attach_quantizers, calibrate
 from toolchain.quantization.attached import attach_views, bare_names
-from toolchain.stages import CUT
+from toolchain.stages import CUT, no_such_stage
 from toolchain.structure.cost import network_macs, network_parameters
 from toolchain.structure.decision import Decision, decide
 from toolchain.structure.importance import (
@@ -79,6 +79,9 @@ def _masked_already(what: str) -> StructureError:
 class Student:
     """The network that a stage works on.
 
+    Args:
+        source: The artifact it was read from; None for the teacher itself, before which there is none.
+
     Attributes:
         network: Traced; views and quantizers attached as ``spec`` says.
         spec: Its structure.
@@ -93,11 +96,11 @@ class Student:
         network: fx.GraphModule,
         spec: Spec,
         ctx: RunContext,
-        teacher: Path | None = None,
+        source: Artifact | None = None,
         plan: ChannelPlan | None = None,
     ) -> None:
         self.network, self.spec, self.plan = network, spec, plan
-        self.ctx, self._teacher = ctx, teacher
+        self.ctx, self._source = ctx, source
         self.data = data_of(ctx)
         self._decision: Decision | None = None
         self.precision: Precision = choose_precision(ctx.recipe.precision)
@@ -108,7 +111,7 @@ class Student:
         network, spec = checkpoint.load(source.root)
         cut = source.root / CUT
         plan = ChannelPlan.from_json(json.loads(cut.read_text())) if cut.exists() else None
-        return cls(network, spec, ctx, source.find("teacher").root, plan)
+        return cls(network, spec, ctx, source, plan)
 
     def save(self, out: Path) -> dict[str, float]:
         """Write the student and return its numbers: validation top-1, size, sparsity."""
@@ -273,10 +276,16 @@ class Student:
         return plain.eval()
 
     def _whole(self) -> fx.GraphModule | None:
-        """The teacher's structure, which goals refer to, where this network was cut out of it."""
-        if self.spec.plan == ChannelPlan():
+        """The teacher's structure, which goals refer to, where this network is another one.
+
+        It was cut out of the teacher, or a stage ``student`` started it.
+        """
+        assert self._source is not None
+        started = any(made.stage == "student" for made in self._source.lineage())
+        if self.spec.plan == ChannelPlan() and not started:
             return None
-        return checkpoint.build(replace(self.spec.plain(), plan=ChannelPlan()))
+        spec = checkpoint.read_spec(self._source.find("teacher").root)
+        return checkpoint.build(replace(spec.plain(), plan=ChannelPlan()))
 
     def _task_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Some training batches, not augmented, for gradients and contributions."""
@@ -342,5 +351,23 @@ class Student:
 
     def teacher(self) -> FrozenTeacher:
         """The pretrained network."""
-        assert self._teacher is not None
-        return FrozenTeacher(checkpoint.load(self._teacher)[0], self.precision)
+        assert self._source is not None
+        folder = self._source.find("teacher").root
+        return FrozenTeacher(checkpoint.load(folder)[0], self.precision)
+
+    def earlier(self, stage: str, back: int = 1, where: str = "stage") -> Path:
+        """The folder of the student as an earlier stage of this chain left it.
+
+        Args:
+            stage: Name of the stage.
+            back: 1 for the nearest of that name, 2 for the one before it.
+            where: Who asks, for the message.
+
+        Raises:
+            ConfigError: There is none; lists the stages before this one.
+        """
+        lineage = [] if self._source is None else list(self._source.lineage())
+        found = [made.root for made in lineage if made.stage == stage]
+        if len(found) < back:
+            raise no_such_stage(where, stage, back, [made.stage for made in reversed(lineage)])
+        return found[back - 1]

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from deploy.errors import ConfigError, StructureError
+from deploy.errors import StructureError
 from toolchain.data.batches import evaluation_batches
+from toolchain.data.drawing import Drawing
+from toolchain.data.partition import hold_out
+from toolchain.data.samples import Data, Split
+from toolchain.distillation.building import recovery_objective
 from toolchain.distillation.config import Distil
-from toolchain.distillation.spots import LOGITS
-from toolchain.distillation.terms import build_terms, recovery_objective
-from toolchain.pqk import ChannelPruner, PruningObjective, TwoNetworks, WeightPruner
+from toolchain.distillation.controllers.controller import CONTROLLERS
+from toolchain.distillation.lessons import Draw, School
+from toolchain.distillation.objective import DistillationObjective
+from toolchain.distillation.teachers.build import build_teachers
+from toolchain.distillation.terms import Term
+from toolchain.pqk import ChannelPruner, PruningObjective, TwoNetworks, WeightPruner, learn_alone
 from toolchain.quantization import kernels
 from toolchain.quantization.attached import attach_teacher_norms
 from toolchain.quantization.residual_kernels import fused_adds
@@ -33,42 +39,58 @@ if TYPE_CHECKING:
 WORTH_COMPILING_IMAGES = 50_000
 
 
+@dataclass(frozen=True)
+class Course:
+    """What a training stage minimizes, and on what.
+
+    Attributes:
+        objective: Built on the student.
+        data: The student's, without what a controller keeps for itself.
+        distilling: Its part that follows teachers, if it has one.
+    """
+
+    objective: Objective
+    data: Data
+    distilling: DistillationObjective | None = None
+
+
 def recovery(
     student: Student, distil: Distil | None, config: Training, *, regrow: bool = False
-) -> Objective:
-    """Labels, and the pretrained teacher's terms; masked weights stay where they are."""
-    student.precision.place(student.network)
+) -> Course:
+    """Labels, and the terms of the recipe's teachers; masked weights stay where they are."""
+    school, data = _school(student, distil, config)
     held = HeldStill(student.network)
     guard = None if regrow or not student.spec.masked else lambda: held.only("important")
     quantization = student.spec.quantization
     bits = float(quantization.bits if quantization else 32)
-    return recovery_objective(
-        student.network,
-        student.teacher() if distil else None,
+    objective = recovery_objective(
+        school,
+        build_teachers(distil.teachers, student) if distil else None,
         distil or Distil(),
         _two_images(student),
-        label_smoothing=config.label_smoothing,
+        samples=len(data.train),
         scales=quantizer_scales(student.network),
         guard=guard,
         status=lambda: {"bits": bits},
     )
+    return Course(objective, data, objective)
 
 
-def pruning(
-    student: Student, config: PqkPrune, pruner: ChannelPruner | WeightPruner
-) -> PruningObjective:
-    """Phase 1: labels (and the pretrained teacher) under masks that follow the ramp."""
-    return PruningObjective(
+def pruning(student: Student, config: PqkPrune, pruner: ChannelPruner | WeightPruner) -> Course:
+    """Phase 1: labels (and the recipe's teachers) under masks that follow the ramp."""
+    base = recovery(student, config.distil, config, regrow=config.regrow)
+    objective = PruningObjective(
         student.network,
-        recovery(student, config.distil, config, regrow=config.regrow),
+        base.objective,
         pruner,
         bits=config.bits,
         ramp=(config.ramp_start, config.ramp_end),
         every=config.mask_every_steps,
     )
+    return replace(base, objective=objective)
 
 
-def two_networks(student: Student, config: PqkDistil) -> TwoNetworks:
+def two_networks(student: Student, config: PqkDistil) -> Course:
     """Phase 2; the teacher's batch norms are attached here.
 
     Raises:
@@ -81,23 +103,45 @@ def two_networks(student: Student, config: PqkDistil) -> TwoNetworks:
         )
     attach_teacher_norms(student.network)
     student.spec = replace(student.spec, teacher_norms=True)
-    student.precision.place(student.network)
-    extra = None if config.pretrained is None else _logit_terms(student, config.pretrained)
-    return TwoNetworks(
+    school, data = _school(student, config.pretrained, config)
+    made: list[DistillationObjective] = []
+
+    def learn(school: School, term: Term, strength: float, **options: Any) -> DistillationObjective:
+        """The in-network teacher's term beside those of the recipe, under its controller."""
+        distil = config.pretrained
+        if distil is None:
+            made.append(learn_alone(school, term, strength, **options))
+        else:
+            made.append(
+                recovery_objective(
+                    school,
+                    build_teachers(distil.teachers, student),
+                    distil.model_copy(update={"task_strength": 1 - strength}),
+                    _two_images(student),
+                    samples=len(data.train),
+                    further=[(term, strength)],
+                    **options,
+                )
+            )
+        return made[0]
+
+    objective = TwoNetworks(
         student.network,
         strength=config.strength,
         temperature=config.temperature,
         mutual=config.mutual,
         teacher_updates=config.teacher_updates,
         quantize_teacher=config.quantize_teacher,
-        label_smoothing=config.label_smoothing,
-        extra=extra,
+        school=school,
+        learn=learn,
     )
+    return Course(objective, data, made[0])
 
 
-def train(student: Student, objective: Objective, config: Training, out: Path) -> None:
-    """Run the training loop on ``student`` and write its log to ``out``."""
-    images = config.epochs * len(student.data.train)
+def train(student: Student, course: Course, config: Training, out: Path) -> None:
+    """Run the training loop on ``student`` and write its log, and what was learned of teaching, to ``out``."""
+    objective = course.objective
+    images = config.epochs * len(course.data.train)
     if student.spec.quantization is not None and student.precision.name == "bf16":
         compiled = kernels.use_compiled(images >= WORTH_COMPILING_IMAGES)
         if images >= WORTH_COMPILING_IMAGES and not compiled:
@@ -106,7 +150,7 @@ def train(student: Student, objective: Objective, config: Training, out: Path) -
         fit(
             student.network,
             objective,
-            student.data,
+            course.data,
             config,
             student.ctx,
             seed=student.ctx.seed,
@@ -114,34 +158,50 @@ def train(student: Student, objective: Objective, config: Training, out: Path) -
             out=out,
         )
     student.network.cpu()
+    if course.distilling is not None:
+        course.distilling.controller.keep(out)
     if isinstance(objective, PruningObjective):
         objective.finish()
         student.settle()
 
 
+def _school(student: Student, distil: Distil | None, config: Training) -> tuple[School, Data]:
+    """What a controller may know, and the data that is left to train on."""
+    student.precision.place(student.network)
+    data, held_out = student.data, None
+    if distil is not None:
+        entry = CONTROLLERS.look_up(distil.controller)
+        entry.check(distil.controller_options)
+        if entry.held_out:
+            share = float(distil.controller_options.get("held_out", entry.options["held_out"]))
+            data, part = hold_out(data, share, student.ctx.seed)
+            held_out = _draw(student, part, "held out", trained=False)
+    school = School(
+        student.network,
+        student.precision,
+        label_smoothing=config.label_smoothing,
+        held_out=held_out,
+        probe=_draw(student, data.train, "probe"),
+        seed=student.ctx.seed,
+        say=student.ctx.say,
+    )
+    return school, data
+
+
+def _draw(student: Student, split: Split, purpose: str, *, trained: bool = True) -> Draw:
+    """Batches of a part on the student's device; positions are those in the part that is trained on."""
+    drawing = Drawing(split, student.data.preprocess, student.ctx.seed, purpose)
+
+    def draw(number: int, size: int) -> Batch:
+        images_BCHW, labels_B, index_B = drawing(number, size)
+        device = student.precision.device
+        known_B = index_B.to(device) if trained else None
+        return Batch(student.precision.images(images_BCHW), labels_B.to(device), known_B)
+
+    return draw
+
+
 def _two_images(student: Student) -> Tensor:
     """A small batch on the device, for the shapes at the spots."""
-    images_BCHW, _ = next(evaluation_batches(student.data.validation, student.data.preprocess, 2))
+    images_BCHW, *_ = next(evaluation_batches(student.data.validation, student.data.preprocess, 2))
     return student.precision.images(images_BCHW)
-
-
-def _logit_terms(student: Student, distil: Distil) -> Callable[[Batch, Tensor], Tensor]:
-    """The pretrained teacher's terms on logits, as one function of a batch and student logits."""
-    teacher = student.teacher()
-    inner = [loss.spot for loss in distil.losses if loss.spot != LOGITS]
-    if inner:
-        raise ConfigError(
-            f"pqk-distil.pretrained: spot {inner[0]!r}; accepted here is 'logits'; "
-            "put feature terms into a recover stage"
-        )
-    terms = build_terms(student.network, teacher, distil, _two_images(student))
-
-    def value(batch: Batch, z_s_BC: Tensor) -> Tensor:
-        z_t_BC = teacher.observe(batch.images_BCHW)[LOGITS]
-        values = [
-            loss.strength * term.value(z_s_BC, z_t_BC, batch.labels_B)
-            for term, loss in zip(terms, distil.losses, strict=True)
-        ]
-        return torch.stack(values).sum()
-
-    return value

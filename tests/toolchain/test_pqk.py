@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from toolchain.distillation.losses import kl
+from toolchain.distillation.controllers.fixed import FixedStrength
+from toolchain.distillation.lessons import School
+from toolchain.distillation.losses.logits import kl
+from toolchain.distillation.objective import DistillationObjective
+from toolchain.distillation.terms import Term
 from toolchain.graph import trace
 from toolchain.models import registry
 from toolchain.pqk import (
@@ -46,6 +51,7 @@ from toolchain.structure.masks import (
 from toolchain.structure.plan import Branch, Group
 from toolchain.training.objective import Batch, SupervisedObjective, Update
 from toolchain.training.optimizers import quantizer_scales
+from toolchain.training.precision import choose_precision
 
 SHAPE = (3, 8, 8)
 
@@ -321,6 +327,7 @@ def test_the_teacher_moves_only_what_the_student_has_not(
 def test_the_student_moves_only_its_own(teacher_updates: str) -> None:
     network = pair()
     pair_of = TwoNetworks(network, teacher_updates=teacher_updates)  # type: ignore[arg-type]
+    pair_of.begin_step(0, 1)
     teacher, student = pair_of.updates
     teacher.loss(batch())
     before, masks = parts(network), masks_of(network)
@@ -412,33 +419,62 @@ def test_a_users_names_do_not_decide_who_owns_what() -> None:
 
 def test_losses_are_the_documented_ones() -> None:
     network = pair()
-    extra: list[Tensor] = []
+    further = Term("hint", lambda student, teacher: (student - teacher).square().mean(), Zeros())
 
-    def pretrained(given: Batch, logits_BC: Tensor) -> Tensor:
-        extra.append(logits_BC)
-        return logits_BC.square().mean()
+    def learn(school: School, term: Term, strength: float, **options: Any) -> DistillationObjective:
+        base = {"task": 1 - strength, term.name: strength, "hint": 2.0}
+        school = school.with_terms((term, further), base)
+        return DistillationObjective(school, FixedStrength(school), **options)
 
     pair_of = TwoNetworks(
-        network, strength=0.7, temperature=3.0, mutual=0.2, label_smoothing=0.1, extra=pretrained
+        network,
+        strength=0.7,
+        temperature=3.0,
+        mutual=0.2,
+        school=School(network, label_smoothing=0.1),
+        learn=learn,
     )
     network.eval()  # the same forward pass as often as we like
-    x, labels = batch()
+    x, labels, _ = both = batch()
     with torch.no_grad():
         z_s = network(x)
         with use_view(network, View.TEACHER):
             z_t = network(x)
     task = [F.cross_entropy(z, labels, label_smoothing=0.1) for z in (z_t, z_s)]
-    of_teacher, terms = pair_of.updates[0].loss(batch())
+    pair_of.begin_step(0, 1)
+    of_teacher, terms = pair_of.updates[0].loss(both)
     torch.testing.assert_close(of_teacher, task[0] + 0.2 * kl(z_t, z_s, temperature=3.0))
     assert set(terms) == {"task", "mutual"}
-    of_student, terms = pair_of.updates[1].loss(batch())
+    of_student, terms = pair_of.updates[1].loss(both)
     drawn = kl(z_s, z_t, temperature=3.0)
-    torch.testing.assert_close(of_student, 0.3 * task[1] + 0.7 * drawn + z_s.square().mean())
-    assert set(terms) == {"task", "in_network_kl", "pretrained"}
-    assert extra[0].requires_grad
+    torch.testing.assert_close(of_student, 0.3 * task[1] + 0.7 * drawn + 2 * z_s.square().mean())
+    assert {"task", "in_network_kl", "hint"} < set(terms)
     log_t, log_s = (z.div(3).log_softmax(1) for z in (z_t, z_s))
     by_hand = 9 * (log_t.exp() * (log_t - log_s)).sum(1).mean()
     torch.testing.assert_close(drawn, by_hand)
+
+
+class Zeros:
+    """A further teacher, who is silent."""
+
+    def observe(self, images_BCHW: Tensor, spots: Sequence[str]) -> dict[str, Tensor]:
+        return {spot: torch.zeros(len(images_BCHW), 10) for spot in spots}
+
+
+def test_a_lecture_is_of_this_batch_and_any_other_is_asked_for_anew() -> None:
+    network, (x, labels, _) = pair(), batch()
+    school = School(network, choose_precision("float32", "cpu"))
+    pair_of = TwoNetworks(network, strength=1.0, school=school)
+    pair_of.begin_step(0, 1)
+    pair_of.updates[0].loss(Batch(x, labels))
+    other = Batch(x.clone(), labels)
+    (term,) = pair_of._student.school.terms
+    network.train()
+    given = term.teacher.observe(x, ["logits"])["logits"]
+    anew = term.teacher.observe(other.images_BCHW, ["logits"])["logits"]
+    with use_view(network.eval(), View.TEACHER), torch.no_grad():
+        torch.testing.assert_close(anew, network(x))
+    assert not torch.equal(given, anew)  # the update's pass used the batch's own statistics
 
 
 @pytest.mark.parametrize("kind", ["lsq", "minmax"])
@@ -461,9 +497,11 @@ def test_auxiliary_passes_leave_no_trace_in_buffers(kind: QuantizerKind) -> None
 def test_the_students_pass_leaves_the_teachers_norms_alone() -> None:
     network = pair()
     pair_of = TwoNetworks(network)
-    pair_of.updates[0].loss(batch())
+    pair_of.begin_step(0, 1)
+    both = batch()
+    pair_of.updates[0].loss(both)
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    pair_of.updates[1].loss(batch())
+    pair_of.updates[1].loss(both)
     changed = {n for n, b in network.named_buffers() if not torch.equal(b, before[n])}
     assert "layer1.0.bn1.running_mean" in changed
     assert not any(".teacher." in name for name in changed)
@@ -472,13 +510,14 @@ def test_the_students_pass_leaves_the_teachers_norms_alone() -> None:
 def test_the_student_follows_the_teacher_as_it_is_after_its_step() -> None:
     """The student's term reads the logits of this step's teacher pass, without a gradient."""
     network = pair()
-    teacher, student = TwoNetworks(network, strength=1.0).updates
-    teacher.loss(batch())
-    loss, _ = student.loss(batch())
+    pair_of = TwoNetworks(network, strength=1.0)
+    pair_of.begin_step(0, 1)
+    teacher, student = pair_of.updates
+    both = batch()
+    teacher.loss(both)
+    loss, _ = student.loss(both)
     own = [p for name, p in network.named_parameters() if ".teacher." in name]
     assert all(g is None for g in torch.autograd.grad(loss, own, allow_unused=True))
-    with pytest.raises(AssertionError, match="teacher's update runs first"):
-        TwoNetworks(pair()).updates[1].loss(batch())
 
 
 def test_status_is_the_sparsity() -> None:

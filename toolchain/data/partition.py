@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from deploy.errors import DataError
-from toolchain.data.samples import Split
+from toolchain.data.samples import Data, Split
 
 # Where no test part exists, this share is cut before anything else.
 TEST_SHARE = 0.2
@@ -46,6 +47,38 @@ def three_parts(
     if chosen is None:
         train, chosen = _cut(train, "validation", validation, seed)
     return train, chosen, test
+
+
+def hold_out(data: Data, share: float, seed: int, *, at_least: int = 1) -> tuple[Data, Split]:
+    """The data without a share of its training part, and that share, which nothing is fitted on.
+
+    By class, and the same every time. What is left has positions of its own, and another
+    fingerprint: a checkpoint of the one does not fit the other.
+
+    Args:
+        data: Its validation and test part stay as they are.
+        share: Of the training part, in (0, 1).
+        seed: Chooses the samples.
+        at_least: Samples that whoever looks at the share needs.
+
+    Raises:
+        DataError: The share is out of range, or holds fewer than ``at_least`` samples.
+    """
+    whole = len(data.train)
+    if not 0 < share < 1:
+        raise DataError(
+            f"data: a share of {share:g} of the training part is to be held out; "
+            "accepted: above 0 and below 1; change it"
+        )
+    train, held = _cut(data.train, "held-out", share, seed)
+    if len(held) < at_least:
+        raise DataError(
+            f"data: {share:g} of {whole} training samples is {len(held)} held out; accepted: at "
+            f"least {at_least}; hold out a larger share, or add samples"
+        )
+    mark = f"{data.fingerprint}:held out:{share!r}:{seed}"
+    fingerprint = hashlib.sha256(mark.encode()).hexdigest()
+    return replace(data, train=train, fingerprint=fingerprint), held
 
 
 def _cut(split: Split, purpose: str, share: float, seed: int) -> tuple[Split, Split]:

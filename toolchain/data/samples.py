@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,12 +26,10 @@ class Preprocess:
     std: tuple[float, ...]
 
     def normalize(self, images_BCHW: Tensor) -> Tensor:
-        """uint8 pixels to float32, channels last."""
-        shape = (1, len(self.mean), 1, 1)
-        mean = torch.tensor(self.mean, device=images_BCHW.device).view(shape)
-        std = torch.tensor(self.std, device=images_BCHW.device).view(shape)
+        """uint8 pixels to float32, channels last, on the same device; the same bytes on any."""
         images = images_BCHW.to(torch.float32, memory_format=torch.channels_last)
-        return images.div_(255).sub_(mean).div_(std)
+        white, mean, std = _constants(self, tuple(images.shape[1:]), str(images.device))
+        return images.div_(white).sub_(mean).div_(std)
 
     def to_json(self) -> dict[str, Any]:
         return {"mean": list(self.mean), "std": list(self.std)}
@@ -38,6 +37,25 @@ class Preprocess:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Preprocess:
         return cls(tuple(map(float, record["mean"])), tuple(map(float, record["std"])))
+
+
+@lru_cache(maxsize=16)
+def _constants(how: Preprocess, shape: Shape, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """255, mean and std as tensors on the device; made once, because that waits for a GPU.
+
+    Mean and std are written out for a whole image: an inner loop over three channels takes four
+    times as long on a CPU. 255 is a tensor of the device because CUDA multiplies by the reciprocal
+    of a number, which is not the same bytes.
+    """
+    written = [
+        torch.tensor(values)
+        .view(1, -1, 1, 1)
+        .expand(1, *shape)
+        .contiguous(memory_format=torch.channels_last)
+        .to(device)
+        for values in (how.mean, how.std)
+    ]
+    return torch.full((1, 1, 1, 1), 255.0, device=device), written[0], written[1]
 
 
 @dataclass(frozen=True)
@@ -63,14 +81,28 @@ class Split:
     def __init__(self, labels_N: Tensor, read: Callable[[Tensor], Tensor]) -> None:
         self.labels_N = labels_N
         self._read = read
+        self._pixels: tuple[Tensor, Tensor | None] | None = None  # [M, H, W, C], and which of them
+        self._copies: dict[str, Split] = {}
 
     @classmethod
     def in_memory(cls, pixels_NHWC: Tensor, labels_N: Tensor) -> Split:
         """Samples whose uint8 pixels are held in memory, channels last."""
-        return cls(labels_N, lambda index: pixels_NHWC[index].permute(0, 3, 1, 2))
+        split = cls(labels_N, lambda index: pixels_NHWC[index].permute(0, 3, 1, 2))
+        split._pixels = (pixels_NHWC, None)
+        return split
 
     def __len__(self) -> int:
         return len(self.labels_N)
+
+    @property
+    def device(self) -> str:
+        """Where labels and, if they are held in memory, pixels are."""
+        return str(self.labels_N.device)
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Of the pixels; None where they are decoded on demand."""
+        return None if self._pixels is None else len(self) * self._pixels[0].shape[1:].numel()
 
     def images(self, index_B: Tensor) -> Tensor:
         """uint8 ``[B, C, H, W]`` in the order of ``index_B``; channels last when C > 1."""
@@ -78,7 +110,31 @@ class Split:
 
     def part(self, index_N: Tensor) -> Split:
         """The samples at ``index_N``, in this order, without a copy of their pixels."""
-        return Split(self.labels_N[index_N], lambda index: self._read(index_N[index]))
+        split = Split(self.labels_N[index_N], lambda index: self._read(index_N[index]))
+        if self._pixels is not None:
+            pixels_MHWC, which_N = self._pixels
+            split._pixels = (pixels_MHWC, index_N if which_N is None else which_N[index_N])
+        return split
+
+    def is_on(self, device: str) -> bool:
+        """Whether ``on`` has nothing to copy."""
+        here = torch.device(device).type == self.labels_N.device.type
+        return self._pixels is not None and (here or device in self._copies)
+
+    def on(self, device: str) -> Split:
+        """The same samples, in memory on a device; copied once, and kept as long as this split.
+
+        Only for samples whose pixels are held in memory.
+        """
+        assert self._pixels is not None, "pixels that are decoded on demand are on no device"
+        if torch.device(device).type == self.labels_N.device.type:
+            return self
+        if device not in self._copies:
+            pixels_MHWC, which_N = self._pixels
+            own_NHWC = pixels_MHWC if which_N is None else pixels_MHWC[which_N]
+            labels_N = self.labels_N.to(device)
+            self._copies[device] = Split.in_memory(own_NHWC.to(device), labels_N)
+        return self._copies[device]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is distilled, as the recipe says it."""
+"""What is distilled, as the recipe says it: what, where, whose and how much."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from toolchain.distillation.teachers.config import PRETRAINED, TeacherConfig
+
 
 class DistilLoss(BaseModel):
-    """One distillation term.
+    """One distillation term, or one for each spot that a pattern names.
 
     Attributes:
         loss: Name of a registered loss, e.g. ``kl``.
-        spot: Where the teacher is looked at: ``logits``, ``penultimate``, or a module path.
+        spot: Where the teacher is looked at: ``logits``, ``penultimate``, a module path, a pattern of
+            paths such as ``layer*``, or two paths for a loss between layers.
         student_spot: Where the student is; default the same as ``spot``.
+        teacher: Whose signal, by its name under ``teachers``; ``pretrained`` is the recipe's model.
         strength: Weight of the term, which a controller may change over time.
         temperature: Softening of the logits; None leaves the loss's default.
         options: Further keyword arguments of the loss.
@@ -22,8 +26,9 @@ class DistilLoss(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     loss: str
-    spot: str = "logits"
-    student_spot: str | None = None
+    spot: str | tuple[str, str] = "logits"
+    student_spot: str | tuple[str, str] | None = None
+    teacher: str = PRETRAINED
     strength: float = Field(default=1.0, ge=0)
     temperature: float | None = Field(default=None, gt=0)
     options: dict[str, Any] = {}
@@ -35,6 +40,7 @@ class Distil(BaseModel):
     Attributes:
         losses: The terms.
         task_strength: Weight of the cross-entropy with the labels.
+        teachers: Teachers besides the pretrained one, by name.
         controller: Name of a registered controller of strengths.
         controller_options: Its keyword arguments.
     """
@@ -43,5 +49,6 @@ class Distil(BaseModel):
 
     losses: tuple[DistilLoss, ...] = (DistilLoss(loss="kl", strength=0.9, temperature=4.0),)
     task_strength: float = Field(default=0.1, ge=0)
+    teachers: dict[str, TeacherConfig] = {}
     controller: str = "fixed"
     controller_options: dict[str, Any] = {}

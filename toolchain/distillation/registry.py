@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Generic, TypeVar
 
@@ -16,10 +17,11 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
     Args:
         field: Where the name stands in a recipe, for messages: ``distil.losses.loss``.
+        modules: Those that add entries; they are imported when a name is first asked for.
     """
 
-    def __init__(self, field: str) -> None:
-        self._field = field
+    def __init__(self, field: str, modules: Sequence[str] = ()) -> None:
+        self._field, self._modules = field, modules
         self._entries: dict[str, Entry] = {}
 
     def add(self, name: str, entry: Entry) -> None:
@@ -34,18 +36,26 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         Raises:
             ConfigError: There is none; lists those that exist and the nearest.
         """
+        self._load()
         if name in self._entries:
             return self._entries[name]
         raise ConfigError(f"{self._field}: {unknown(name, self._entries)}")
 
     def __getitem__(self, name: str) -> Entry:
+        self._load()
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
+        self._load()
         return iter(sorted(self._entries))
 
     def __len__(self) -> int:
+        self._load()
         return len(self._entries)
+
+    def _load(self) -> None:
+        for module in self._modules:
+            importlib.import_module(module)
 
 
 def unknown(name: str, known: Mapping[str, object]) -> str:

@@ -1,55 +1,101 @@
-"""Where a distillation loss attaches: features by module path, and what joins unequal shapes.
+"""Where a distillation loss attaches: features by module path or pattern.
 
-A spot is ``logits`` (the network's output), ``penultimate`` (the input of its last linear layer),
-or the path of a module (its output). The network itself is not edited. Axes: B batch, C channels,
-H height, W width.
+A spot is ``logits`` (the network's output), ``penultimate`` (the input of its last linear layer), or the
+path of a module or of a container of modules (its output). A pattern such as ``layer*`` or ``layer?.0``
+stands for every module that it matches; a ``*`` does not go across a dot. The network is not edited.
+Axes: B batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from deploy.errors import ConfigError
-from toolchain.distillation.registry import unknown
+from toolchain.distillation.locating import (
+    LOGITS,
+    PENULTIMATE,
+    absent,
+    is_pattern,
+    locate,
+    no_linear,
+    places,
+)
+from toolchain.distillation.tapping import copied, require_tensor, tapped, tapped_forward
+from toolchain.quantization.residual_kernels import whole
 from toolchain.training.evaluation import eval_mode
 
-LOGITS, PENULTIMATE = "logits", "penultimate"
+__all__ = [
+    "LOGITS",
+    "PENULTIMATE",
+    "capture",
+    "match_spots",
+    "require_reached",
+    "shapes",
+    "spots_of",
+]
 
 
-@contextmanager
-def capture(network: nn.Module, spots: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def capture(network: nn.Module, spots: Sequence[str]) -> AbstractContextManager[dict[str, Tensor]]:
     """While open, each forward pass of ``network`` leaves its features at ``spots`` in the dict.
+
+    A traced network is watched without a hook and gives containers too; of what is not overwritten later
+    nothing is copied. Any other module is watched with hooks, and its features are copies.
 
     Raises:
         ConfigError: A spot that the network does not have, or whose output is not one tensor.
     """
-    found: dict[str, Tensor] = {}
-    with ExitStack() as hooks:
-        for spot in spots:
-            if spot == PENULTIMATE:
-                handle = _last_linear(network).register_forward_pre_hook(_keep_input(found, spot))
-            else:
-                module = network if spot == LOGITS else find_module(network, spot)
-                handle = module.register_forward_hook(_keep_output(found, spot))
-            hooks.callback(handle.remove)
-        yield found
+    return (
+        tapped(network, spots) if isinstance(network, fx.GraphModule) else _hooked(network, spots)
+    )
 
 
-def find_module(network: nn.Module, path: str) -> nn.Module:
-    """The module at ``path``.
+def match_spots(network: nn.Module, pattern: str) -> tuple[str, ...]:
+    """The spots that ``pattern`` names: itself, or every path that it matches.
+
+    Paths are in the order of execution for a traced network, and of definition for any other. Each part
+    of a pattern between dots is matched by itself: ``layer*`` is layer1 and layer2 but not layer1.0.
 
     Raises:
-        ConfigError: There is none; names the nearest.
+        ConfigError: It matches nothing; names the nearest.
     """
-    modules = {name: module for name, module in network.named_modules() if name}
-    if path not in modules:
-        raise ConfigError(f"distil.spot: {unknown(path, {LOGITS: 0, PENULTIMATE: 0, **modules})}")
-    return modules[path]
+    known = [path for path in _paths(network) if path not in (LOGITS, PENULTIMATE)]
+    if not is_pattern(pattern):
+        if isinstance(network, fx.GraphModule):
+            locate(network, whole(network), pattern)
+        elif pattern not in (*known, LOGITS, PENULTIMATE):
+            raise absent(network, pattern, known)
+        return (pattern,)
+    found = tuple(path for path in known if _matches(path, pattern))
+    if not found:
+        raise absent(network, pattern, known)
+    return found
+
+
+def spots_of(network: nn.Module, images_BCHW: Tensor) -> dict[str, torch.Size]:
+    """Every spot that gives one tensor, in the order of execution, with its shape for these images.
+
+    The network is run once, in eval mode, and left as it was.
+    """
+    with eval_mode(network), torch.no_grad():
+        if isinstance(network, fx.GraphModule):
+            linear = any(isinstance(module, nn.Linear) for module in network.modules())
+            paths = (*_paths(network), *([PENULTIMATE] if linear else []))
+            output, *values = tapped_forward(network, paths)(network, images_BCHW)
+            seen = [*zip(paths, values, strict=True), (LOGITS, output)]
+        else:
+            seen = []
+            with ExitStack() as hooks:
+                for path in _paths(network):
+                    hook = _keep(lambda value, path=path: seen.append((path, value)))
+                    hooks.callback(_module_at(network, path).register_forward_hook(hook).remove)
+                seen.append((LOGITS, network(images_BCHW)))
+    return {path: value.shape for path, value in seen if isinstance(value, Tensor)}
 
 
 def shapes(network: nn.Module, spots: Sequence[str], images_BCHW: Tensor) -> dict[str, torch.Size]:
@@ -78,63 +124,55 @@ def require_reached(found: Mapping[str, Tensor], spots: Sequence[str]) -> None:
             )
 
 
-def adapter(student: torch.Size, teacher: torch.Size, match: str, spot: str) -> nn.Module | None:
-    """What brings a student's features to the teacher's shape; None where they fit as they are.
-
-    Adapters are trained with the student and never ship.
-
-    Args:
-        student: Shape [B, C, ...] of the student's features.
-        teacher: Shape of the teacher's.
-        match: ``shape``, or ``positions`` where the number of channels does not matter.
-        spot: For the message.
-
-    Raises:
-        ConfigError: No adapter joins the two.
-    """
-    if match == "positions" and len(student) < 3:
-        raise ConfigError(
-            f"distil.spot: {spot!r} gives {tuple(student[1:])} in the student; this loss compares "
-            "positions, which a vector has none of; choose a convolution's output"
-        )
-    if student[2:] == teacher[2:] and len(student) >= 2:
-        if match == "positions" or student[1] == teacher[1]:
-            return None
-        if spot != LOGITS and len(student) == 4:
-            return nn.Conv2d(student[1], teacher[1], 1, bias=False)
-        if spot != LOGITS and len(student) == 2:
-            return nn.Linear(student[1], teacher[1], bias=False)
-    raise ConfigError(
-        f"distil.spot: {spot!r} gives {tuple(student[1:])} in the student and "
-        f"{tuple(teacher[1:])} in the teacher; at most channels of features may differ; "
-        "choose spots of the same resolution"
-    )
+def _matches(path: str, pattern: str) -> bool:
+    parts, patterns = path.split("."), pattern.split(".")
+    return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
 
 
-def _last_linear(network: nn.Module) -> nn.Module:
-    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise ConfigError(
-            f"distil.spot: {PENULTIMATE!r} needs a linear layer and the network has none; "
-            "name a module path"
-        )
-    return linear[-1]
+def _paths(network: nn.Module) -> list[str]:
+    if isinstance(network, fx.GraphModule):
+        return list(places(network, whole(network)))
+    return [path for path, _ in network.named_modules() if path]
 
 
-def _keep_output(found: dict[str, Tensor], spot: str) -> Callable[[nn.Module, Any, Any], None]:
+@contextmanager
+def _hooked(network: nn.Module, spots: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    found: dict[str, Tensor] = {}
+
+    def keep(spot: str, value: object) -> None:
+        # Nobody knows here whether the next module works in place.
+        found[spot] = require_tensor(spot, value if spot == LOGITS else copied(value))
+
+    with ExitStack() as hooks:
+        for spot in spots:
+            module = _module_at(network, spot)
+            if spot == PENULTIMATE:
+                handle = module.register_forward_pre_hook(
+                    lambda module, inputs, spot=spot: keep(spot, inputs[0])
+                )
+            else:
+                handle = module.register_forward_hook(_keep(lambda y, spot=spot: keep(spot, y)))
+            hooks.callback(handle.remove)
+        yield found
+
+
+def _keep(keep: Callable[[Any], None]) -> Callable[[nn.Module, Any, Any], None]:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        if not isinstance(output, Tensor):
-            raise ConfigError(
-                f"distil.spot: {spot!r} gives {type(output).__name__}; a single tensor is needed; "
-                "choose a module inside it"
-            )
-        found[spot] = output
+        keep(output)
 
     return hook
 
 
-def _keep_input(found: dict[str, Tensor], spot: str) -> Callable[[nn.Module, Any], None]:
-    def hook(module: nn.Module, inputs: Any) -> None:
-        found[spot] = inputs[0]
-
-    return hook
+def _module_at(network: nn.Module, spot: str) -> nn.Module:
+    """The module that is watched for ``spot``."""
+    if spot == LOGITS:
+        return network
+    if spot == PENULTIMATE:
+        linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        if not linear:
+            raise no_linear()
+        return linear[-1]
+    modules = dict(network.named_modules())
+    if not spot or spot not in modules:
+        raise absent(network, spot, [path for path in modules if path])
+    return modules[spot]

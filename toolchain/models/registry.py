@@ -16,7 +16,7 @@ from toolchain.models.arguments import call_form
 Builder = Callable[..., nn.Module]
 
 # The modules that call `register`; they are imported when a name is first asked for.
-_MODULES = ("cifar_resnet", "ds_cnn", "mlp", "mobilenet", "vgg")
+_MODULES = ("cifar_resnet", "ds_cnn", "mixer", "mlp", "mobilenet", "vgg", "vit")
 
 _BUILDERS: dict[str, Builder] = {}
 

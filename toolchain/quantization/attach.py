@@ -167,6 +167,8 @@ def _insert(network: fx.GraphModule, chosen: set[str], quantization: Quantizatio
         network.get_submodule(PREFIX).add_module(node.name, quantizer)
         with network.graph.inserting_after(node):
             quantized = network.graph.call_module(f"{PREFIX}.{node.name}", (inner,))
+        # It belongs to the module that made the value, so that this module's output is on the grid.
+        quantized.meta["nn_module_stack"] = dict(node.meta.get("nn_module_stack") or {})
         node.replace_all_uses_with(quantized)
         quantized.args = (inner,)
         if absorbs != "none":

@@ -191,6 +191,13 @@ def attach_teacher_norms(network: nn.Module) -> None:
             module.teacher = teacher.train(module.training)
 
 
+def teacher_norms(network: nn.Module) -> Iterator[_BatchNorm]:
+    """The batch norms that the teacher's view has of its own."""
+    for module in network.modules():
+        if isinstance(module, _ViewedBatchNorm) and module.teacher is not None:
+            yield module.teacher
+
+
 def latent_parameter(module: nn.Module, name: str) -> nn.Parameter:
     """The parameter behind ``module.<name>``, whether a view is attached or not."""
     attachment = _attachment(module, name)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
@@ -131,14 +132,43 @@ class QuantizedAdd(nn.Module):
         return y
 
 
+# What each fused graph was made of; what is watched or cut is looked up there.
+_WHOLE: WeakKeyDictionary[fx.Graph, fx.Graph] = WeakKeyDictionary()
+
+
 @contextmanager
 def fused_adds(network: fx.GraphModule) -> Iterator[None]:
     """Inside the block every add that stands alone between two quantizers is one `QuantizedAdd`."""
     original = network.graph
     fused = copy.deepcopy(original)
-    holder = nn.Module()
-    network.add_module(PREFIX, holder)
-    for node in list(fused.nodes):
+    network.add_module(PREFIX, nn.Module())
+    fuse(network, fused)
+    _WHOLE[fused] = original
+    network.graph = fused
+    try:
+        yield
+    finally:
+        network.graph = original
+        delattr(network, PREFIX)
+
+
+def whole(network: fx.GraphModule) -> fx.Graph:
+    """The network's graph, and inside `fused_adds` what that was made of: every value is a node."""
+    return _WHOLE.get(network.graph, network.graph)
+
+
+def is_fused(network: fx.GraphModule) -> bool:
+    """Whether the network is inside `fused_adds`."""
+    return network.graph in _WHOLE
+
+
+def fuse(network: fx.GraphModule, graph: fx.Graph) -> None:
+    """Fuse the adds of a graph over the network's modules, in place; inside `fused_adds` only.
+
+    An add is left alone where the value of its inner quantizer has another reader.
+    """
+    holder = network.get_submodule(PREFIX)
+    for node in list(graph.nodes):
         found = _quantized_add(network, node)
         if found is None:
             continue
@@ -146,18 +176,13 @@ def fused_adds(network: fx.GraphModule) -> Iterator[None]:
         before, after = quantizer_of(network, inner), quantizer_of(network, outer)
         assert before is not None
         assert after is not None
-        holder.add_module(node.name, QuantizedAdd(before, after))
-        with fused.inserting_after(outer):
-            new = fused.call_module(f"{PREFIX}.{node.name}", (a, b))
+        name = str(inner.target).replace(".", "_")
+        holder.add_module(name, QuantizedAdd(before, after))
+        with graph.inserting_after(outer):
+            new = graph.call_module(f"{PREFIX}.{name}", (a, b))
         outer.replace_all_uses_with(new)
         for gone in (outer, node, inner):
-            fused.erase_node(gone)
-    network.graph = fused
-    try:
-        yield
-    finally:
-        network.graph = original
-        delattr(network, PREFIX)
+            graph.erase_node(gone)
 
 
 def _quantized_add(

@@ -154,6 +154,8 @@ def _accepted(node: Node, schema: Node) -> str:
     if "discriminator" in node:
         choice = node["discriminator"]
         return f"a mapping with {choice['propertyName']}: {', '.join(sorted(choice['mapping']))}"
+    if "prefixItems" in node:
+        return f"a list of {len(node['prefixItems'])}: {_accepted(node['prefixItems'][0], schema)}"
     if node.get("type") == "array":
         least = f" with at least {node['minItems']}" if node.get("minItems") else ""
         return f"a list{least} of: {_accepted(node.get('items', {}), schema)}"

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from deploy.errors import ConfigError
 from toolchain.recipe.errors import Keys, dotted, explain
+from toolchain.recipe.files import absolute, named_files
 from toolchain.recipe.schema import Recipe
 from toolchain.stages import standard_chain
 
@@ -54,11 +55,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, need_files: bool =
     def base(keys: Keys) -> Path:
         return path.parent if given_by(keys) is None else Path()
 
-    absolute: Recipe = _absolute(recipe, (), base)
+    resolved: Recipe = absolute(recipe, (), base)
     if need_files:
-        for keys, problem in _missing_files(absolute):
+        for keys, problem in _missing_files(resolved):
             raise ConfigError(f"{where(keys)}: {dotted(keys)}: {problem}")
-    return absolute
+    return resolved
 
 
 def dump_recipe(recipe: Recipe, *, defaults: bool = True) -> str:
@@ -211,38 +212,9 @@ def _position(entries: list[Any], part: str, where: str) -> int:
     raise ConfigError(f"{where}: no entry {part!r}; {hint}accepted: {accepted}")
 
 
-def _absolute(value: Any, keys: Keys, base: Any) -> Any:
-    """``value`` with every relative path in it made absolute."""
-    if isinstance(value, Path):
-        return (base(keys) / value.expanduser()).resolve()
-    if isinstance(value, str) and keys == ("model", "file"):
-        path, _, function = value.rpartition(":")
-        return f"{_absolute(Path(path), keys, base)}:{function}"
-    if isinstance(value, list):
-        return [_absolute(entry, (*keys, n), base) for n, entry in enumerate(value)]
-    if isinstance(value, BaseModel):
-        old = {name: getattr(value, name) for name in type(value).model_fields}
-        new = {name: _absolute(field, (*keys, name), base) for name, field in old.items()}
-        return value.model_copy(update={name: new[name] for name in new if new[name] != old[name]})
-    return value
-
-
 def _missing_files(recipe: Recipe) -> Iterator[tuple[Keys, str]]:
     if recipe.data.kind != "digits" and recipe.data.root is None:
         yield ("data", "root"), "required, and not given; write it, or pass --set data.root=PATH"
-    for keys, path in _paths(recipe, ()):
+    for keys, path in named_files(recipe):
         if not path.exists():
             yield keys, f"{path} does not exist; give a path that does"
-
-
-def _paths(value: Any, keys: Keys) -> Iterator[tuple[Keys, Path]]:
-    if isinstance(value, Path):
-        yield keys, value
-    elif isinstance(value, str) and keys == ("model", "file"):
-        yield keys, Path(value.rpartition(":")[0])
-    elif isinstance(value, list):
-        for position, entry in enumerate(value):
-            yield from _paths(entry, (*keys, position))
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _paths(getattr(value, name), (*keys, name))

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from deploy.errors import ConfigError, StorageError
 from toolchain.distillation.config import Distil, DistilLoss
+from toolchain.distillation.teachers.config import KINDS
 from toolchain.recipe.names import named
 from toolchain.recipe.schema import (
     AugmentConfig,
@@ -50,8 +51,8 @@ _SECTIONS: Mapping[str, tuple[str, type[BaseModel]]] = {
 
 def reference() -> str:
     """The whole page, in Markdown."""
-    from toolchain.distillation.controllers import CONTROLLERS
-    from toolchain.distillation.losses import LOSSES
+    from toolchain.distillation.controllers.controller import CONTROLLERS
+    from toolchain.distillation.losses.entry import LOSSES
 
     kinds = get_args(DataConfig)
     chain = " → ".join(f"`{stage.stage}`" for stage in standard_chain())
@@ -79,6 +80,9 @@ def reference() -> str:
         f"Controllers: {_names(CONTROLLERS)}.",
         *_section("distil.losses", DistilLoss),
         f"Losses: {_names(LOSSES)}.",
+        "## distil.teachers",
+        "A mapping from names of your choice, which the losses then use, to teachers; each says its `kind`.",
+        *(part for kind in KINDS for part in _variant("distil.teachers", "kind", kind)),
     ]
     return "\n\n".join(parts).replace("``", "`") + "\n"
 
@@ -157,6 +161,8 @@ def _accepted(told: Mapping[str, Any]) -> str:
         return _names(told["enum"])
     if "const" in told:
         return f"`{json.dumps(told['const']).strip(chr(34))}`"
+    if "prefixItems" in told:
+        return f"list of {len(told['prefixItems'])}: {_accepted(told['prefixItems'][0])}"
     if told.get("type") == "array":
         return f"list: {_accepted(told['items'])}"
     if told.get("type") == "object":

@@ -113,6 +113,7 @@ class RunContext:
         progress: Where training shows how far it is.
         say: Prints one line for people.
         partial: Folder of the running stage for files that outlive a kill.
+        patient: Whether to wait where another process is making the same artifact.
     """
 
     recipe: Recipe
@@ -120,6 +121,7 @@ class RunContext:
     progress: Progress | None = None
     say: Callable[[str], None] = _say_on_stderr
     partial: Path | None = None
+    patient: bool = False
 
     @property
     def seed(self) -> int:
@@ -148,7 +150,7 @@ class RunContext:
         try:
             _make_writable(folder)
             remove_dead_scratch(folder)
-            with KeyLock(folder, name):
+            with KeyLock(folder, name, patient=self.patient):
                 if (folder / name).exists():
                     self.say(f"{stage.stage}: found {folder / name}")
                 else:
@@ -191,12 +193,15 @@ def run_stages(
     out: Path,
     *,
     progress: Progress | None = None,
+    patient: bool = False,
 ) -> Artifact:
     """Apply the recipe's stages in order, each to what the one before it made.
 
-    Returns the last artifact; ``lineage`` and ``find`` lead back to the others.
+    Returns the last artifact; ``lineage`` and ``find`` lead back to the others. ``patient`` runs share a
+    folder: one waits where another is making what both need.
     """
-    ctx = RunContext(recipe, out, progress, progress.say if progress else _say_on_stderr)
+    say = progress.say if progress else _say_on_stderr
+    ctx = RunContext(recipe, out, progress, say, patient=patient)
     artifact = Artifact(out, "", "", {})
     for number, stage in enumerate(recipe.stages, 1):
         heading = progress.stage(stage.stage, number, len(recipe.stages)) if progress else None

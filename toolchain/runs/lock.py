@@ -9,23 +9,28 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 from pathlib import Path
 from types import TracebackType
 
 from deploy.errors import StorageError
 
 SCRATCH = ".scratch-"
+LOOK_AGAIN_S = 0.2
 
 
 class KeyLock:
     """Held while ``<folder>/<name>`` is being made.
 
+    Args:
+        patient: Whether to wait for another process that holds it.
+
     Raises:
-        StorageError: another living process is making the same artifact.
+        StorageError: another living process is making the same artifact, and nobody waits for it.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self._path = folder / f".lock-{name}"
+    def __init__(self, folder: Path, name: str, *, patient: bool = False) -> None:
+        self._path, self._patient = folder / f".lock-{name}", patient
         self._descriptor: int | None = None
 
     def try_acquire(self) -> bool:
@@ -56,7 +61,10 @@ class KeyLock:
             self._descriptor = None
 
     def __enter__(self) -> KeyLock:
-        if not self.try_acquire():
+        while not self.try_acquire():
+            if self._patient:
+                time.sleep(LOOK_AGAIN_S)
+                continue
             holder = self._path.read_text() if self._path.exists() else ""
             raise StorageError(
                 f"{self._path.parent}: process {holder or 'unknown'} is making the same artifact; "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,6 +14,16 @@ from typing import Any
 from deploy.errors import ConfigError
 from deploy.whole_file import write_whole
 from toolchain.runs.finished import PERCENTILES, Run, read_runs
+from toolchain.runs.markdown import (
+    bullets,
+    each,
+    hardware,
+    markdown_table,
+    mean,
+    shown_path,
+    spread,
+    versions,
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +45,8 @@ def write_table(run_folders: list[Path], out: Path) -> None:
         StorageError: A report is damaged, or ``out`` cannot be written.
     """
     recipes = group(read_runs(run_folders))
-    given = " ".join(shlex.quote(_shown(path)) for path in run_folders)
-    command = f"compress-deploy results {given} --out {shlex.quote(_shown(out))}"
+    given = " ".join(shlex.quote(shown_path(path)) for path in run_folders)
+    command = f"compress-deploy results {given} --out {shlex.quote(shown_path(out))}"
     text = markdown(recipes, command)
     write_whole(
         out,
@@ -77,8 +86,8 @@ def markdown(recipes: Sequence[Recipe], command: str) -> str:
     runs = [run for recipe in recipes for run in recipe.runs]
     parts = [
         "# Results",
-        _bullets(_header(runs, command)),
-        _table(_HEAD, [_row(recipe) for recipe in recipes]),
+        bullets(_header(runs, command)),
+        markdown_table(_HEAD, [_row(recipe) for recipe in recipes]),
     ]
     if any(len(recipe.runs) > 1 for recipe in recipes):
         parts.append(
@@ -91,17 +100,17 @@ def markdown(recipes: Sequence[Recipe], command: str) -> str:
             "## Differences on the same seed",
             "The first recipe's student against the second's, run by run: plus is points of top-1 that "
             "the first has more, and times faster above 1 is a median latency that it has lower.",
-            _table(
+            markdown_table(
                 ("recipes", "n", "top-1, points", "by seed", "times faster, median"), pairs, left=1
             ),
         ]
     missed = [line for recipe in recipes for line in _missed(recipe)]
     asked = any(run.record["goals"] for run in runs)
     verdict = "Every goal that was asked is met." if asked else "No goal was asked."
-    parts += ["## Goals missed", _bullets(missed) if missed else verdict]
+    parts += ["## Goals missed", bullets(missed) if missed else verdict]
     method = dict.fromkeys(line for run in runs for line in run.record.get("method", ()))
     if method:
-        parts += ["## How it was measured", _bullets(method)]
+        parts += ["## How it was measured", bullets(method)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -129,17 +138,17 @@ _HEAD = (
 
 def _row(recipe: Recipe) -> tuple[str, ...]:
     def of(form: str, number: Callable[[Run], float]) -> str:
-        return _spread(recipe.values(number), form)
+        return spread(recipe.values(number), form)
 
     def both(form: str, *keys: str) -> str:
-        teacher = _mean(recipe.values(methodcaller("number", "teacher", *keys)), form)
+        teacher = mean(recipe.values(methodcaller("number", "teacher", *keys)), form)
         return f"{teacher} → {of(form, methodcaller('number', 'student', *keys))}"
 
     cells = [
         recipe.name,
         str(len(recipe.runs)),
         ", ".join(str(run.seed) for run in recipe.runs),
-        _mean(recipe.values(lambda run: run.number("teacher", "top1")), ".2f"),
+        mean(recipe.values(lambda run: run.number("teacher", "top1")), ".2f"),
         of(".2f", lambda run: run.number("student", "top1")),
         of(".2f", _drop),
     ]
@@ -159,9 +168,9 @@ def _drop(run: Run) -> float:
 def _header(runs: Sequence[Run], command: str) -> list[str]:
     """What all numbers depend on; several lines of a kind where the runs differ."""
     return [
-        *_each("data", (_data(run.record) for run in runs)),
-        *_each("hardware", (_hardware(run.record) for run in runs)),
-        *_each("versions", (_versions(run.record) for run in runs)),
+        *each("data", (_data(run.record) for run in runs)),
+        *each("hardware", (hardware(run.record) for run in runs)),
+        *each("versions", (versions(run.record) for run in runs)),
         "measured: " + _dates(runs),
         f"written by: `{command}`",
     ]
@@ -175,29 +184,11 @@ def _data(record: Mapping[str, Any]) -> str:
     return f"{title}{data['kind']}{root}, fingerprint {mark}"
 
 
-def _hardware(record: Mapping[str, Any]) -> str:
-    known = record["environment"]
-    cores = known.get("usable_cores") or known.get("cores") or "unknown number of"
-    return f"{known.get('cpu_model') or 'unknown CPU'}, {cores} cores"
-
-
-def _versions(record: Mapping[str, Any]) -> str:
-    known = record["environment"]
-    versions = {"python": known.get("python"), **(known.get("versions") or {})}
-    versions |= record.get("versions") or {}
-    told = {name: version for name, version in versions.items() if version}
-    return ", ".join(f"{n} {v}" for n, v in told.items() if v != "not installed")
-
-
 def _dates(runs: Sequence[Run]) -> str:
     days = sorted({str(run.record["date"])[:10] for run in runs if run.record.get("date")})
     if not days:
         return "date not recorded"
     return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-
-
-def _each(what: str, lines: Iterable[str]) -> list[str]:
-    return [f"{what}: {line}" for line in dict.fromkeys(lines)]
 
 
 def _variants(recipes: Sequence[Recipe]) -> list[str]:
@@ -214,7 +205,7 @@ def _variants(recipes: Sequence[Recipe]) -> list[str]:
             if differing:
                 said = ", ".join(f"{key} {flat.get(key, 'absent')}" for key in differing)
                 lines.append(f"{recipe.name}: {said}")
-    return [_bullets(lines)] if lines else []
+    return [bullets(lines)] if lines else []
 
 
 def _paired(one: Recipe, other: Recipe) -> tuple[str, ...] | None:
@@ -230,9 +221,9 @@ def _paired(one: Recipe, other: Recipe) -> tuple[str, ...] | None:
     return (
         f"{one.name} minus {other.name}",
         str(len(pairs)),
-        _spread(points, "+.2f"),
+        spread(points, "+.2f"),
         ", ".join(seeds),
-        _spread(faster, ".2f"),
+        spread(faster, ".2f"),
     )
 
 
@@ -245,30 +236,3 @@ def _missed(recipe: Recipe) -> Iterator[str]:
                     f"{recipe.name}, seed {run.seed}: {name} at most {goal['asked']:g} asked, "
                     f"{reached} reached"
                 )
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    """Mean, and the standard deviation where there are several values."""
-    if len(values) < 2:
-        return _mean(values, form)
-    return f"{_mean(values, form)} ± {statistics.stdev(values):{form.lstrip('+')}}"
-
-
-def _mean(values: Sequence[float], form: str) -> str:
-    return f"{statistics.fmean(values):{form}}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    rule = ["---" if column < left else "---:" for column in range(len(head))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _shown(path: Path) -> str:
-    """A path as a reader elsewhere may see it: relative, or only its name."""
-    if not path.is_absolute():
-        return str(path)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name

@@ -25,13 +25,13 @@ from toolchain.data.batches import evaluation_batches
 from toolchain.data.samples import Data, Split
 from toolchain.quantization.lowering import lower
 from toolchain.quantization.settled import settle_biases
+from toolchain.recipe.files import portable
 from toolchain.runs.artifacts import installed_versions
 from toolchain.student import data_of
 from toolchain.training.evaluation import predict_logits
 from toolchain.training.precision import Precision
 
 if TYPE_CHECKING:
-    from toolchain.recipe.schema import Recipe
     from toolchain.runs.artifacts import Artifact, RunContext
     from toolchain.stages import Export
 
@@ -42,19 +42,6 @@ EXACT = Precision("float32", "cpu", "the reference of an export")
 SIMULATED = Tolerance(decisions=0.999, points=0.1)
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
-
-
-def portable(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON with the names of files where it had their paths on this machine.
-
-    What the files held is told by the fingerprints and weights that go with it.
-    """
-    record = recipe.model_dump(mode="json")
-    model, data = record["model"], record["data"]
-    for section, key in ((model, "file"), (model, "checkpoint"), (model, "onnx"), (data, "root")):
-        if section.get(key) is not None:
-            section[key] = Path(section[key]).name
-    return record
 
 
 def numpy_batches(

@@ -22,12 +22,12 @@ from exporters import onnx_file
 from exporters.lint.linting import lint
 from exporters.onnx_cost import onnx_cost
 from exporters.ort_graph import kernel_report
+from toolchain.recipe.files import portable
 from toolchain.runs.artifacts import installed_versions
 from toolchain.shipping.exporting import (
     BUNDLE,
     json_record,
     numpy_batches,
-    portable,
     recorded_samples,
     statically_quantized,
 )

@@ -16,8 +16,9 @@ from benchmarks.report import build_report, goal_rows, goals_met, summary_rows, 
 from benchmarks.timing import latency
 from deploy.bundle import Bundle
 from deploy.sessions.ort import OrtCpuSession
+from toolchain.recipe.files import portable
 from toolchain.runs.artifacts import installed_versions
-from toolchain.shipping.exporting import BUNDLE, numpy_batches, portable
+from toolchain.shipping.exporting import BUNDLE, numpy_batches
 from toolchain.student import data_of
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def report(config: Report, source: Artifact, out: Path, ctx: RunContext) -> dict
         for who, path in files.items()
     }
     stages = [json.loads((made.root / "artifact.json").read_text()) for made in source.lineage()]
+    settings = [portable(stage) for stage in recipe.stages]
     made = build_report(
         name=recipe.name,
         seed=ctx.seed,
@@ -73,9 +75,9 @@ def report(config: Report, source: Artifact, out: Path, ctx: RunContext) -> dict
                 "name": record["stage"],
                 "seconds": record["seconds"],
                 "metrics": record["metrics"],
-                "config": record["config"],
+                "config": setting,
             }
-            for record in reversed(stages)
+            for record, setting in zip(reversed(stages), settings, strict=False)  # not this one
         ],
         environment=environment.record(),
         notes=json.loads((source.root / "notes.json").read_text()),

@@ -105,8 +105,8 @@ def decide(
     Args:
         network: Plain, without views.
         sparsity: Share of channels to remove, in place of the recipe's goals.
-        whole: The network that the goals' shares refer to, where ``network`` was cut out of it
-            before; default ``network``.
+        whole: The network that the goals' shares refer to, where ``network`` is another one: cut
+            out of it before, or of another kind; default ``network``.
         batches: Gives normalised images and labels, for gradients and contributions.
         cache: Folder below which measured times are kept.
         say: Told how far a long measurement is.
@@ -118,7 +118,7 @@ def decide(
     findings = examine(network, input_shape, recipe, batches=batches, cache=cache, say=say)
     goal = goal_of(recipe.structure, recipe.goals) if sparsity is None else {"sparsity": sparsity}
     if whole is not None:
-        goal = _of_what_is_left(goal, measure(whole, input_shape), findings.cost_model.cost)
+        goal = of_what_is_left(goal, measure(whole, input_shape), findings.cost_model.cost)
     return Decision(findings, findings.allocate(recipe.structure, goal))
 
 
@@ -174,7 +174,7 @@ def goal_of(structure: StructureConfig, goals: Goals) -> dict[str, float]:
     return {name: share for name, share in asked.items() if share is not None}
 
 
-def _of_what_is_left(goal: dict[str, float], whole: Cost, left: Cost) -> dict[str, float]:
+def of_what_is_left(goal: dict[str, float], whole: Cost, left: Cost) -> dict[str, float]:
     """Shares of the whole network, as shares of what earlier cuts left of it.
 
     Raises:
@@ -182,8 +182,8 @@ def _of_what_is_left(goal: dict[str, float], whole: Cost, left: Cost) -> dict[st
     """
     if "latency" in goal:
         raise ConfigError(
-            "structure: a latency goal for a network that was cut before; accepted there are macs, "
-            "parameters or a stage's sparsity; set structure.macs"
+            "structure: a latency goal for a network that is not the whole teacher any more; accepted "
+            "there are macs, parameters or a stage's sparsity; set structure.macs"
         )
     factors = {
         "macs": whole.macs / left.macs,

@@ -13,17 +13,18 @@ from torch import Tensor
 from deploy.errors import StructureError
 from toolchain.data.batches import evaluation_batches
 from toolchain.data.loading import load_data
-from toolchain.graph import trace
-from toolchain.models.source import build_model
-from toolchain.models.weights import load_weights
+from toolchain.stages import NewStudent
+from toolchain.starting import build_network
 from toolchain.structure.allocation import Allocation
-from toolchain.structure.decision import Findings, examine, goal_of
+from toolchain.structure.cost import Cost, measure
+from toolchain.structure.decision import Findings, examine, goal_of, of_what_is_left
 from toolchain.structure.plan import Group
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from toolchain.recipe.schema import Recipe
+    from toolchain.recipe.network import NetworkOrigin
+    from toolchain.recipe.schema import ModelConfig, Recipe
 
 SAMPLES = 1024
 
@@ -39,10 +40,12 @@ def plan_recipe(recipe: Recipe, as_json: bool, *, cache: Path = Path("runs")) ->
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     data = load_data(recipe.data)
-    model = build_model(recipe.model, Path())
-    if recipe.model.checkpoint is not None:
-        load_weights(model, recipe.model.checkpoint)
-    network = trace(model).eval()
+    origin = _pruned(recipe)
+    other = origin is not recipe.model
+    network = build_network(origin, "student" if other else "model", recipe.seed)
+    teacher = None
+    if other:
+        teacher = measure(build_network(recipe.model, "model", recipe.seed), data.input_shape)
 
     def batches() -> Iterable[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(recipe.seed)
@@ -58,7 +61,7 @@ def plan_recipe(recipe: Recipe, as_json: bool, *, cache: Path = Path("runs")) ->
         cache=cache,
         say=lambda text: notes.print(text, highlight=False),
     )
-    record = plan_record(findings, recipe)
+    record = plan_record(findings, recipe, teacher)
     if as_json:
         print(json.dumps(record, indent=2))
     else:
@@ -69,12 +72,28 @@ def plan_recipe(recipe: Recipe, as_json: bool, *, cache: Path = Path("runs")) ->
     return 1 if record["out_of_reach"] else 0
 
 
-def plan_record(findings: Findings, recipe: Recipe) -> dict[str, Any]:
-    """The plan as plain data: groups, branches, costs before and after, and what is out of reach."""
+def _pruned(recipe: Recipe) -> ModelConfig | NetworkOrigin:
+    """Where the network comes from that the first pruning stage meets: the teacher, or a new student."""
+    origin: ModelConfig | NetworkOrigin = recipe.model
+    for stage in recipe.stages:
+        if stage.stage.endswith("prune"):
+            break
+        if isinstance(stage, NewStudent):
+            origin = stage
+    return origin
+
+
+def plan_record(findings: Findings, recipe: Recipe, teacher: Cost | None = None) -> dict[str, Any]:
+    """The plan as plain data: groups, branches, costs before and after, and what is out of reach.
+
+    ``teacher`` is what the goals refer to, where the network is not the teacher's.
+    """
     structure = recipe.structure
     model = findings.cost_model
     least = findings.smallest(structure)
     goal = goal_of(structure, recipe.goals)
+    if teacher is not None:
+        goal = of_what_is_left(goal, teacher, model.cost)
     allocation: Allocation | None = None
     problem: str | None = None
     if goal or structure.channels or structure.drop:
@@ -97,6 +116,7 @@ def plan_record(findings: Findings, recipe: Recipe) -> dict[str, Any]:
             for branch in findings.branches
         ],
         "goals": goal,
+        "teacher": teacher and {"macs": teacher.macs, "parameters": teacher.parameters},
         "network": _costs(findings, None),
         "planned": None if allocation is None else _costs(findings, allocation),
         "smallest": {
@@ -192,9 +212,10 @@ def _show(record: dict[str, Any], console: Console) -> None:
         console.print()
         console.print(branches)
     costs = table(network="left", MACs="right", parameters="right", time_of_layers="right")
-    whole = record["network"]
+    whole = record["teacher"] or record["network"]
     for name, cost in (
-        ("now", whole),
+        ("teacher", record["teacher"]),
+        ("student" if record["teacher"] else "now", record["network"]),
         ("planned", record["planned"]),
         ("smallest", record["smallest"]),
     ):

@@ -24,14 +24,9 @@ class WeightAverage:
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        live = [p.detach() for p in network.parameters() if p.requires_grad]
-        for module in network.modules():
-            if isinstance(module, _BatchNorm) and module.running_mean is not None:
-                assert module.running_var is not None
-                live += [module.running_mean, module.running_var]
-        self._live: list[Tensor] = live
+        self._live = averaged_tensors(network)
         self._decay = decay
-        self.tensors = [tensor.clone() for tensor in live]
+        self.tensors = [tensor.clone() for tensor in self._live]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -61,3 +56,13 @@ class WeightAverage:
         """Restore saved averages."""
         for average, saved in zip(self.tensors, tensors, strict=True):
             average.copy_(saved)
+
+
+def averaged_tensors(network: nn.Module) -> list[Tensor]:
+    """What is averaged of a network: trainable parameters, then BatchNorm statistics; not copied."""
+    live = [p.detach() for p in network.parameters() if p.requires_grad]
+    for module in network.modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            assert module.running_var is not None
+            live += [module.running_mean, module.running_var]
+    return live

@@ -52,9 +52,10 @@ def evaluate(
     n = 0
     precision.place(network)
     with eval_mode(network):
-        for images_NCHW, labels_N in evaluation_batches(split, preprocess, batch_size):
+        for images_NCHW, labels_N in evaluation_batches(
+            split, preprocess, batch_size, device=precision.device
+        ):
             logits_NC = _infer(network, images_NCHW, precision)
-            labels_N = labels_N.to(precision.device)
             right += (logits_NC.argmax(1) == labels_N).sum()
             loss += F.cross_entropy(logits_NC, labels_N, reduction="sum").double()
             n += len(labels_N)
@@ -80,7 +81,9 @@ def predict_logits(
     with eval_mode(network):
         parts = [
             _infer(network, images_NCHW, precision).cpu()
-            for images_NCHW, _ in evaluation_batches(split, preprocess, batch_size)
+            for images_NCHW, _ in evaluation_batches(
+                split, preprocess, batch_size, device=precision.device
+            )
         ]
     if not parts:
         raise DataError("evaluation: the split has 0 samples; at least 1 is needed; check the data")

@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
+# Some hundreds of steps of a long trail.
+BUFFER_BYTES = 1 << 18
+
+
 class MetricsLog:
     """Appends records to a file; a resumed run first forgets what it will do again.
 
-    Each line has ``kind`` (``step`` or ``epoch``), ``step`` (steps done), and numbers.
+    Each line has ``kind``, ``step`` (steps done), and numbers. Kinds are ``step`` and ``epoch``, with
+    means over the epoch so far, and ``trail``, with what an objective decided for that one step.
 
     Args:
         path: The JSON lines file, or None to keep nothing.
@@ -37,14 +42,35 @@ class MetricsLog:
         if path is not None:
             kept = _records_until(path, step) if step and path.exists() else []
             path.write_text("".join(kept), encoding="utf-8")
-            self._file = path.open("a", encoding="utf-8")
+            self._file = path.open("a", encoding="utf-8", buffering=BUFFER_BYTES)
 
     def write(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
-        """Append one record; a number that is not finite becomes null."""
+        """Append one record, on the disk at once; a number that is not finite becomes null."""
+        self._append(kind, step, numbers)
+        self.flush()
+        self._add_events(kind, step, numbers)
+
+    def write_trail(self, step: int, numbers: Mapping[str, float], *, events: bool = True) -> None:
+        """Append a step's trail, which reaches the disk with the next ``write`` or ``flush``.
+
+        ``events`` says whether TensorBoard gets it too: an event takes it longer than all the rest
+        of the line, and its own display shows a thousand points of each curve.
+        """
+        self._append("trail", step, numbers)
+        if events:
+            self._add_events("trail", step, numbers)
+
+    def flush(self) -> None:
+        """Put on the disk what was appended."""
+        if self._file is not None:
+            self._file.flush()
+
+    def _append(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
         if self._file is not None:
             finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
             self._file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
-            self._file.flush()
+
+    def _add_events(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
         if self._writer is not None:
             for name, value in numbers.items():
                 self._writer.add_scalar(f"{kind}/{name}", value, step)

@@ -15,10 +15,18 @@ from torch.nn import functional as F
 
 
 class Batch(NamedTuple):
-    """What one step sees: normalized, augmented images and their class indices, on the device."""
+    """What one step sees, on the device.
+
+    Attributes:
+        images_BCHW: Normalized and, in training, augmented.
+        labels_B: Class indices.
+        index_B: int64 positions in the training part, in [0, its length), for losses that remember
+            something of every sample; None where the samples are not of the training part.
+    """
 
     images_BCHW: Tensor
     labels_B: Tensor
+    index_B: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,14 @@ class Objective(Protocol):
         """Numbers worth watching, e.g. the current sparsity and bits."""
         ...
 
+    def trail(self) -> Mapping[str, float | Tensor]:
+        """What is written down of every step, e.g. each strength; asked for after the step.
+
+        Scalars that are on a GPU are handed over as tensors, and read when the losses are: reading
+        them here would make every step wait.
+        """
+        ...
+
 
 class SupervisedObjective:
     """Cross-entropy with the labels: plain training and fine-tuning.
@@ -115,6 +131,10 @@ class SupervisedObjective:
 
     def status(self) -> dict[str, float]:
         """Nothing beyond the loss."""
+        return {}
+
+    def trail(self) -> Mapping[str, float]:
+        """Nothing moves here but the weights."""
         return {}
 
 

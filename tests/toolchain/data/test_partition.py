@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.errors import DataError
-from toolchain.data.partition import TEST_SHARE, three_parts
-from toolchain.data.samples import Split
+from toolchain.data.partition import TEST_SHARE, hold_out, three_parts
+from toolchain.data.samples import Augment, Data, Preprocess, Split
 
 
 def _split(labels: list[int]) -> Split:
@@ -99,3 +99,70 @@ def test_cut_does_not_change_between_versions() -> None:
 def test_unusable_parts(parts: dict[str, list[int]], words: str) -> None:
     with pytest.raises(DataError, match=words):
         three_parts({name: _split(labels) for name, labels in parts.items()}, 0.1, 0)
+
+
+def _data(labels: list[int]) -> Data:
+    train, rest = _split(labels), _split([0, 1])
+    how = Preprocess((0.0,), (1.0,))
+    return Data(train, rest, rest, ("a", "b"), (1, 1, 1), how, Augment(), (), "content")
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    labels=st.lists(st.integers(0, 3), min_size=4, max_size=120),
+    share=st.floats(0.01, 0.9),
+    seed=st.integers(0, 5),
+)
+def test_what_is_held_out_is_not_trained_on(labels: list[int], share: float, seed: int) -> None:
+    labels = [0, 0, 1, 1, *labels]
+    left, held = hold_out(_data(labels), share, seed)
+    positions = [_positions(left.train), _positions(held)]
+    assert sorted(chain(*positions)) == list(range(len(labels)))
+    assert set(left.train.labels_N.tolist()) == set(labels)
+    for label in set(labels):
+        members = labels.count(label)
+        taken = int((held.labels_N == label).sum())
+        assert taken == min(members - 1, max(1, round(share * members)))
+    again, same = hold_out(_data(labels), share, seed)
+    assert [_positions(again.train), _positions(same)] == positions
+    assert again.fingerprint == left.fingerprint
+
+
+def test_held_out_data_is_other_data() -> None:
+    data = _data([0, 1] * 20)
+    marks = [data.fingerprint]
+    marks += [hold_out(data, share, seed)[0].fingerprint for share in (0.1, 0.2) for seed in (0, 1)]
+    assert len(set(marks)) == 5
+    left, _ = hold_out(data, 0.1, 0)
+    assert left.validation is data.validation
+    assert left.test is data.test
+
+
+def test_it_is_not_the_validation_part_of_the_same_seed() -> None:
+    labels = [0, 1] * 50
+    _, validation, _ = three_parts({"train": _split(labels), "test": _split([0, 1])}, 0.1, 0)
+    _, held = hold_out(_data(labels), 0.1, 0)
+    assert set(_positions(validation)) != set(_positions(held))
+
+
+@pytest.mark.parametrize(
+    ("share", "at_least", "said"),
+    [
+        (0.0, 1, "a share of 0 of the training part is to be held out; accepted: above 0"),
+        (1.0, 1, "a share of 1 of the training part is to be held out; accepted: above 0"),
+        (float("nan"), 1, "a share of nan of the training part"),
+        (
+            0.1,
+            5,
+            "0.1 of 40 training samples is 4 held out; accepted: at least 5; hold out a larger",
+        ),
+    ],
+)
+def test_a_share_that_is_of_no_use_is_refused(share: float, at_least: int, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        hold_out(_data([0, 1] * 20), share, 0, at_least=at_least)
+
+
+def test_too_few_to_hold_any_out() -> None:
+    with pytest.raises(DataError, match="2 training samples are too few to cut a held-out part"):
+        hold_out(_data([0, 1]), 0.5, 0)

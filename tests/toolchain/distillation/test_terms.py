@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,11 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deploy.errors import ConfigError
+from toolchain.distillation.building import recovery_objective
 from toolchain.distillation.config import Distil, DistilLoss
-from toolchain.distillation.controllers import FixedStrength
-from toolchain.distillation.losses import LOSSES, LossEntry, at, kl
-from toolchain.distillation.teachers import FrozenTeacher
-from toolchain.distillation.terms import DistillationObjective, Term, recovery_objective
+from toolchain.distillation.controllers.controller import Guidance, Steady
+from toolchain.distillation.controllers.fixed import FixedStrength
+from toolchain.distillation.controllers.ramp import RampStrength
+from toolchain.distillation.lessons import Lesson, School
+from toolchain.distillation.losses.entry import LOSSES, LossEntry
+from toolchain.distillation.losses.logits import kl
+from toolchain.distillation.losses.maps import at
+from toolchain.distillation.objective import DistillationObjective
+from toolchain.distillation.teachers.frozen import FrozenTeacher
+from toolchain.distillation.terms import Term
 from toolchain.training.objective import Batch
 from toolchain.training.precision import choose_precision
 
@@ -41,9 +49,16 @@ def teacher(channels: int = 7, classes: int = 5) -> FrozenTeacher:
     return FrozenTeacher(network(channels, classes), FLOAT)
 
 
+def objective_of(
+    student: nn.Module, master: FrozenTeacher | None, config: Distil, x: Tensor, **school: Any
+) -> DistillationObjective:
+    teachers = None if master is None else {"pretrained": master}
+    return recovery_objective(School(student, FLOAT, **school), teachers, config, x)
+
+
 def test_the_default_is_one_minus_lambda_ce_plus_lambda_kl_at_four() -> None:
     student, master, x = network(4).eval(), teacher(), batch()
-    objective = recovery_objective(student, master, Distil(), x.images_BCHW)
+    objective = objective_of(student, master, Distil(), x.images_BCHW)
     objective.begin_step(0, 10)
     loss, terms = objective.loss(x)
     z_s, z_t = student(x.images_BCHW), master.network(x.images_BCHW)
@@ -55,7 +70,7 @@ def test_the_default_is_one_minus_lambda_ce_plus_lambda_kl_at_four() -> None:
 
 def test_without_a_teacher_it_is_plain_training() -> None:
     student, x = network(4).eval(), batch()
-    objective = recovery_objective(student, None, Distil(), x.images_BCHW, label_smoothing=0.1)
+    objective = objective_of(student, None, Distil(), x.images_BCHW, label_smoothing=0.1)
     objective.begin_step(0, 10)
     loss, _ = objective.loss(x)
     expected = F.cross_entropy(student(x.images_BCHW), x.labels_B, label_smoothing=0.1)
@@ -67,16 +82,16 @@ def test_terms_at_features_with_an_adapter_that_trains_and_does_not_ship() -> No
     keys = list(student.state_dict())
     config = Distil(
         losses=(
-            DistilLoss(loss="feature_mse", spot="1", strength=2.0),
+            DistilLoss(loss="fitnet", spot="1", strength=2.0),
             DistilLoss(loss="at", spot="2", student_spot="1", strength=3.0),
         ),
         task_strength=1.0,
     )
-    objective = recovery_objective(student, master, config, x.images_BCHW)
+    objective = objective_of(student, master, config, x.images_BCHW)
     objective.begin_step(0, 10)
     loss, terms = objective.loss(x)
     loss.backward(inputs=list(objective.updates[0].parameters))
-    parts = 1.0 * terms["task"] + 2.0 * terms["feature_mse@1"] + 3.0 * terms["at@2"]
+    parts = 1.0 * terms["task"] + 2.0 * terms["fitnet@1"] + 3.0 * terms["at@2"]
     assert loss.item() == pytest.approx(parts.item(), rel=1e-5)
     own = {id(p) for p in student.parameters()}
     extra = [p for p in objective.updates[0].parameters if id(p) not in own]
@@ -89,7 +104,7 @@ def test_terms_at_features_with_an_adapter_that_trains_and_does_not_ship() -> No
 def test_attention_is_compared_without_an_adapter() -> None:
     student, master, x = network(4).eval(), teacher(), batch()
     config = Distil(losses=(DistilLoss(loss="at", spot="0"),), task_strength=0.0)
-    objective = recovery_objective(student, master, config, x.images_BCHW)
+    objective = objective_of(student, master, config, x.images_BCHW)
     objective.begin_step(0, 1)
     loss, _ = objective.loss(x)
     expected = at(student[0](x.images_BCHW), master.network[0](x.images_BCHW))
@@ -107,7 +122,7 @@ class Counting:
         return {spot: torch.zeros(len(images_BCHW), 5) for spot in spots}
 
 
-class Recorded:
+class Recorded(Steady):
     """A controller that says when a term sleeps, and keeps what it was told."""
 
     def __init__(self) -> None:
@@ -127,7 +142,7 @@ class Recorded:
 def test_a_teacher_runs_once_for_all_its_terms_and_not_at_all_at_strength_zero() -> None:
     master, controller = Counting(), Recorded()
     terms = [Term("a", kl, master), Term("b", kl, master)]
-    objective = DistillationObjective(network(4), terms, controller)
+    objective = DistillationObjective(School(network(4), FLOAT, tuple(terms)), controller)
     x = batch()
     objective.begin_step(0, 2)
     objective.loss(x)
@@ -139,25 +154,96 @@ def test_a_teacher_runs_once_for_all_its_terms_and_not_at_all_at_strength_zero()
 
 
 def test_state_holds_adapters_controller_and_what_it_was_told() -> None:
-    x, master = batch(), teacher()
-    config = Distil(losses=(DistilLoss(loss="feature_mse", spot="1"),))
+    x, term = batch(), Term("a", kl, Counting(), adapter=nn.Linear(5, 5))
 
     def make() -> tuple[DistillationObjective, Recorded]:
-        controller = Recorded()
-        controller.strengths = lambda *a: {"task": 1.0, "feature_mse@1": 1.0}  # type: ignore[method-assign]
-        options: dict[str, Any] = {"controller": controller}
-        return recovery_objective(network(4), master, config, x.images_BCHW, **options), controller
+        controller, adapter = Recorded(), nn.Linear(5, 5)
+        terms = (replace(term, adapter=adapter), replace(term, name="b"))
+        return DistillationObjective(School(network(4), FLOAT, terms), controller), controller
 
-    first, told = make()
-    told.told = [{}, {}]
-    first.begin_step(0, 2)
-    first.loss(x)
+    first, _ = make()
+    for step in range(2):
+        first.begin_step(step, 2)
+        first.loss(x)
     second, controller = make()
     second.load_state_dict(first.state_dict())
-    adapters = [p for o in (first, second) for p in o.state_dict()["adapters"].values()]
-    assert torch.equal(*adapters)
+    for one, other in zip(*(o.state_dict()["modules"].values() for o in (first, second)), strict=True):
+        assert torch.equal(one, other)
     assert len(controller.told) == 2
     assert second.state_dict()["last"] == first.state_dict()["last"]
+
+
+class Half(Steady):
+    """Lets a term see the first samples only, and sets its temperature."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def strengths(self, step: int, total_steps: int, stats: Any) -> Mapping[str, float]:
+        return {"task": 0.0, "kl": 1.0}
+
+    def guide(self, lesson: Lesson) -> Guidance:
+        chosen = torch.arange(len(lesson.batch.labels_B)) < self._count
+        return Guidance({"kl": chosen}, {"kl": {"temperature": 2.0}})
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 6])
+def test_a_term_on_some_samples_is_scaled_by_their_share(count: int) -> None:
+    student, master, x = network(4).eval(), teacher(), batch()
+    terms = (Term("kl", kl, master),)
+    objective = DistillationObjective(School(student, FLOAT, terms), Half(count))
+    objective.begin_step(0, 1)
+    loss, _ = objective.loss(x)
+    z_s, z_t = student(x.images_BCHW), master.network(x.images_BCHW)
+    expected = kl(z_s[:count], z_t[:count], 2.0) * count / 6 if count else torch.zeros(())
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    loss.backward()  # a graph even where nothing was chosen
+
+
+def test_one_step_runs_the_student_once_for_the_controller_and_itself() -> None:
+    student, x, passes = network(4), batch(), []
+    student.register_forward_hook(lambda *a: passes.append(1))
+    school = School(student, FLOAT, (Term("kl", kl, teacher()),), {"task": 1.0, "kl": 1.0})
+    objective = DistillationObjective(school, FixedStrength(school))
+    objective.begin_step(0, 2)
+    school.shared(x).task()
+    objective.loss(x)
+    assert len(passes) == 1
+    objective.begin_step(1, 2)
+    objective.loss(x)
+    assert len(passes) == 2
+
+
+def test_only_strengths_that_change_leave_a_trail() -> None:
+    school = School(network(4), FLOAT, (Term("kl", kl, teacher()),), {"task": 1.0, "kl": 0.5})
+    fixed = DistillationObjective(school, FixedStrength(school))
+    fixed.begin_step(0, 5)
+    assert fixed.trail() == {}
+    ramp = DistillationObjective(school, RampStrength(school))
+    ramp.begin_step(1, 5)
+    assert ramp.trail() == {"strength.task": 1.0, "strength.kl": 0.125}
+
+
+def test_a_pattern_makes_a_term_for_each_place() -> None:
+    student, master, x = network(4), teacher(), batch()
+    config = Distil(losses=(DistilLoss(loss="at", spot="[012]", strength=2.0),))
+    objective = objective_of(student, master, config, x.images_BCHW)
+    assert [term.name for term in objective.school.terms] == ["at@0", "at@1", "at@2"]
+    assert objective.school.base == {"task": 0.1, "at@0": 2.0, "at@1": 2.0, "at@2": 2.0}
+
+
+def test_a_second_teacher_has_terms_of_its_own() -> None:
+    student, x = network(4).eval(), batch()
+    one, other = teacher(), teacher()
+    config = Distil(losses=(DistilLoss(loss="kl"), DistilLoss(loss="kl", teacher="ta")))
+    objective = recovery_objective(
+        School(student, FLOAT), {"pretrained": one, "ta": other}, config, x.images_BCHW
+    )
+    objective.begin_step(0, 1)
+    _, values = objective.loss(x)
+    z_s = student(x.images_BCHW)
+    assert float(values["kl"]) == pytest.approx(kl(z_s, one.network(x.images_BCHW)).item())
+    assert float(values["kl:ta"]) == pytest.approx(kl(z_s, other.network(x.images_BCHW)).item())
 
 
 def test_a_loss_that_looks_at_labels_gets_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +254,7 @@ def test_a_loss_that_looks_at_labels_gets_them(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(LOSSES._entries, "wrong", entry)
     x = batch()
     config = Distil(losses=(DistilLoss(loss="wrong"),), task_strength=0.0)
-    objective = recovery_objective(network(4), teacher(), config, x.images_BCHW)
+    objective = objective_of(network(4), teacher(), config, x.images_BCHW)
     objective.begin_step(0, 1)
     assert objective.loss(x)[0].item() == pytest.approx(float(x.labels_B.float().mean()))
 
@@ -177,9 +263,12 @@ def test_a_loss_that_looks_at_labels_gets_them(monkeypatch: pytest.MonkeyPatch) 
     ("config", "message"),
     [
         ({"losses": [{"loss": "klx"}]}, "did you mean 'kl'"),
-        ({"losses": [{"loss": "kl", "spot": "nowhere"}]}, "unknown 'nowhere'"),
-        ({"losses": [{"loss": "feature_mse", "spot": "2", "student_spot": "3"}]}, r"\(4, 1, 1\)"),
+        ({"losses": [{"loss": "kl", "spot": "nowhere"}]}, "'nowhere'"),
+        ({"losses": [{"loss": "at", "spot": "2", "student_spot": "4"}]}, r"\(4,\).*\(7, 6, 6\)"),
         ({"losses": [{"loss": "kl"}, {"loss": "kl"}]}, "rename"),
+        ({"losses": [{"loss": "kl", "teacher": "pretraned"}]}, "did you mean 'pretrained'"),
+        ({"losses": [{"loss": "kl", "spot": ["1", "2"]}]}, "accepted is one path"),
+        ({"losses": [{"loss": "fsp", "spot": "1"}]}, "accepted are two paths"),
         ({"losses": [{"loss": "at", "temperature": 2.0}]}, "unknown 'temperature'"),
         ({"controller": "deen"}, "choose from"),
         ({"controller": "ramp", "controller_options": {"begin": 1}}, "begin"),
@@ -187,15 +276,16 @@ def test_a_loss_that_looks_at_labels_gets_them(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_mistakes_in_a_recipe_are_one_line(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
-        recovery_objective(network(4), teacher(), Distil(**config), torch.randn(1, 3, 6, 6))
+        objective_of(network(4), teacher(), Distil(**config), torch.randn(1, 3, 6, 6))
     assert "\n" not in str(error.value)
 
 
 def test_class_counts_that_differ_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"\(5,\).*\(9,\)"):
-        recovery_objective(network(4), teacher(7, 9), Distil(), torch.randn(1, 3, 6, 6))
+    with pytest.raises(ConfigError, match="5 classes.*9 in the teacher"):
+        objective_of(network(4), teacher(7, 9), Distil(), torch.randn(1, 3, 6, 6))
 
 
 def test_terms_may_not_be_called_task() -> None:
     with pytest.raises(ConfigError, match="rename"):
-        DistillationObjective(network(4), [Term("task", kl, Counting())], FixedStrength({}))
+        school = School(network(4), FLOAT, (Term("task", kl, Counting()),))
+        DistillationObjective(school, FixedStrength(school))

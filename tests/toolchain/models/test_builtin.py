@@ -25,6 +25,10 @@ TINY: list[tuple[str, dict[str, Any], tuple[int, int, int]]] = [
     ("ds_cnn", {"size": "m", "channels": 4, "in_channels": 1}, (1, 49, 10)),
     ("mlp", {"input_shape": [3, 8, 8], "hidden": [8]}, (3, 8, 8)),
     ("mlp", {"input_shape": [1, 4, 4], "hidden": []}, (1, 4, 4)),
+    ("vit", {"image_size": 8, "patch": 2, "width": 8, "depth": 2, "heads": 2}, (3, 8, 8)),
+    ("vit", {"image_size": 8, "patch": 8, "width": 8, "depth": 1, "heads": 1}, (3, 8, 8)),
+    ("vit", {"image_size": 4, "patch": 2, "width": 6, "depth": 1, "pool": "token"}, (3, 4, 4)),
+    ("mixer", {"image_size": 8, "patch": 4, "width": 8, "depth": 2, "token_hidden": 3}, (3, 8, 8)),
 ]
 
 
@@ -47,7 +51,7 @@ def test_traced_graph_computes_the_same(
     assert torch.equal(fx.symbolic_trace(network)(x), network(x))
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet", "vgg", "mobilenet_v2", "ds_cnn"])
+@pytest.mark.parametrize("name", ["cifar_resnet", "vgg", "mobilenet_v2", "ds_cnn", "vit", "mixer"])
 def test_input_channels_reach_the_first_convolution(name: str) -> None:
     first = next(p for p in build(name, in_channels=2).parameters() if p.dim() == 4)
     assert first.shape[1] == 2
@@ -101,6 +105,13 @@ def test_ds_cnn_downsamples_as_the_paper_says() -> None:
         ("ds_cnn", {"size": "xl"}, "args.size: 'xl' given; accepted: s, m, l"),
         ("mlp", {"hidden": "8"}, "args.hidden: '8' given; accepted: a list"),
         ("mlp", {"input_shape": [1, -8, 8]}, "args.input_shape: -8 given"),
+        ("vit", {"patch": 5}, "args.patch: 5 given for images of 32 x 32; accepted: a divisor"),
+        ("vit", {"patch": 0}, "args.patch: 0 given"),
+        ("vit", {"heads": 5}, "args.heads: 5 given for width 96; accepted: a divisor of width"),
+        ("vit", {"pool": "max"}, "args.pool: 'max' given; accepted: mean, token"),
+        ("vit", {"mlp_ratio": 0.5}, "args.mlp_ratio: 0.5 given; accepted: a whole number"),
+        ("mixer", {"image_size": 30}, "args.patch: 4 given for images of 30 x 30"),
+        ("mixer", {"token_hidden": 0}, "args.token_hidden: 0 given"),
     ],
 )
 def test_wrong_arguments_are_answered_in_one_line(

@@ -142,6 +142,9 @@ class Two:
     def status(self) -> dict[str, float]:
         return {"drift": float(self.drift[0])}
 
+    def trail(self) -> dict[str, float]:
+        return {"strength.drift": float(self.drift[0]), "strength.none": math.nan}
+
 
 class One(SupervisedObjective):
     """Plain training that can be killed."""
@@ -190,6 +193,77 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     logs = [tmp_path / name / "training" / "metrics.jsonl" for name in ("whole", "killed")]
     steps = [[json.loads(line)["step"] for line in log.read_text().splitlines()] for log in logs]
     assert steps[0] == steps[1]
+
+
+@pytest.mark.parametrize("die_at", [1, 4, 6])
+def test_the_trail_has_every_step_once_however_often_it_was_killed(
+    die_at: int, tmp_path: Path
+) -> None:
+    def trail(folder: Path) -> list[str]:
+        lines = (folder / "training" / "metrics.jsonl").read_text().splitlines()
+        return [line for line in lines if json.loads(line)["kind"] == "trail"]
+
+    # Checkpoints two steps apart at the most: what was logged after one is done and logged again.
+    config = settings(log_every_steps=3)
+    run(Two, tmp_path / "whole", config)
+    for at in (die_at, die_at, die_at + 1):
+        with pytest.raises(Killed):
+            run(Two, tmp_path / "killed", config, at)
+    run(Two, tmp_path / "killed", config)
+    assert trail(tmp_path / "killed") == trail(tmp_path / "whole")
+    records = [json.loads(line) for line in trail(tmp_path / "whole")]
+    assert [record["step"] for record in records] == list(range(1, 9))
+    drift = [sum(range(step)) * 0.01 for step in range(1, 9)]
+    assert [record["strength.drift"] for record in records] == pytest.approx(drift)
+    assert {record["strength.none"] for record in records} == {None}
+
+
+def test_a_process_that_vanishes_leaves_the_trail_up_to_its_checkpoint(tmp_path: Path) -> None:
+    """Lines that were only buffered are lost with the process, and none of them is needed."""
+    config = settings(log_every_steps=1000, checkpoint_every_s=1e9)
+    path = tmp_path / "training" / "metrics.jsonl"
+    on_disk: list[int] = []
+
+    class Watched(Two):
+        def begin_step(self, step: int, total_steps: int) -> None:
+            super().begin_step(step, total_steps)
+            on_disk.append(len(path.read_text().splitlines()))
+
+    run(Watched, tmp_path, config)
+    assert on_disk == [0] * 4 + [5] * 4  # with the epoch's own line, and not before
+
+
+def test_nothing_to_trail_is_no_line(tmp_path: Path) -> None:
+    run(One, tmp_path, settings())
+    lines = (tmp_path / "training" / "metrics.jsonl").read_text().splitlines()
+    assert {json.loads(line)["kind"] for line in lines} == {"epoch"}
+
+
+def test_tensorboard_gets_the_trail_as_often_as_the_losses(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard"
+    )
+    run(Two, tmp_path, settings(tensorboard=True, log_every_steps=3))
+    events = accumulator.EventAccumulator(str(tmp_path / "training" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("trail/strength.drift")] == [3, 6]
+    assert [event.step for event in events.Scalars("step/body.loss")] == [3, 6]
+
+
+def test_a_step_knows_where_its_samples_are(tmp_path: Path) -> None:
+    data, seen = make_data(), []
+    network = make_network()
+
+    def loss(batch: Batch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        assert batch.index_B is not None
+        assert torch.equal(data.train.labels_N[batch.index_B], batch.labels_B)
+        seen.append(batch.index_B)
+        return F.cross_entropy(network(batch.images_BCHW), batch.labels_B), {}
+
+    objective = SupervisedObjective(network)
+    objective.updates = (Update("task", list(network.parameters()), loss),)
+    fit(network, objective, data, settings(), Context(tmp_path), seed=0, precision=FLOAT)
+    epochs = torch.cat(seen).view(2, 48)
+    assert all(sorted(epoch.tolist()) == list(range(48)) for epoch in epochs)
 
 
 def test_resuming_in_bf16_gives_the_same_bytes(tmp_path: Path) -> None:

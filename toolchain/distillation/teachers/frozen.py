@@ -1,4 +1,4 @@
-"""Whose signal a student follows.
+"""A trained network that is never changed: eval mode, no gradient, BatchNorm statistics kept.
 
 Axes: B batch, C channels, H height, W width.
 """
@@ -6,7 +6,6 @@ Axes: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +14,8 @@ from toolchain.distillation.spots import LOGITS, capture, require_reached
 from toolchain.training.precision import Precision
 
 
-class Teacher(Protocol):
-    """Gives features and logits for a batch, without gradient."""
-
-    def observe(self, images_BCHW: Tensor, spots: Sequence[str]) -> dict[str, Tensor]:
-        """What the teacher computes at ``spots`` for these images."""
-        ...
-
-
 class FrozenTeacher:
-    """A trained network that is never changed: eval mode, no gradient, BatchNorm statistics kept.
+    """A network that stays as it is.
 
     Args:
         network: Put on the precision's device, and its parameters are frozen.

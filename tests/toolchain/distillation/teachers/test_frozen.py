@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from deploy.errors import ConfigError
-from toolchain.distillation.teachers import FrozenTeacher
+from toolchain.distillation.teachers.frozen import FrozenTeacher
 from toolchain.training.precision import choose_precision
 
 

@@ -1,0 +1,1 @@
+"""One recipe, several variants of how it is taught, several seeds: equal budgets, paired differences."""

@@ -1,0 +1,39 @@
+"""As many optimizer steps for everybody: a controller that keeps images for itself gets longer epochs.
+
+A controller that learns from held-out images (the dean) leaves fewer to the student, so its epochs are shorter.
+Compared at equal epochs it would train for fewer steps; here its epochs are counted in those of all
+images: the same steps and learning rates, on fewer different images.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toolchain.ablation.variants import teachings
+from toolchain.data.partition import hold_out
+from toolchain.distillation.controllers.controller import CONTROLLERS
+
+if TYPE_CHECKING:
+    from toolchain.data.samples import Data
+    from toolchain.recipe.schema import Recipe
+
+
+def with_equal_steps(recipe: Recipe, data: Data) -> Recipe:
+    """The recipe, with more epochs where a controller holds out images."""
+    stages = list(recipe.stages)
+    for place in teachings(recipe):
+        entry = CONTROLLERS.look_up(place.distil.controller)
+        stage = stages[place.position]
+        if not entry.held_out or not hasattr(stage, "epochs"):
+            continue
+        options = place.distil.controller_options
+        share = float(options.get("held_out", entry.options["held_out"]))
+        left, _ = hold_out(data, share, recipe.seed)
+        steps = _steps(len(data.train), stage.batch_size), _steps(len(left.train), stage.batch_size)
+        epochs = stage.epochs * steps[0] / steps[1]
+        stages[place.position] = stage.model_copy(update={"epochs": epochs})
+    return recipe.model_copy(update={"stages": stages})
+
+
+def _steps(images: int, batch_size: int) -> int:
+    return max(1, images // batch_size)

@@ -1,0 +1,197 @@
+"""A whole ablation: every variant with every seed, resumed where it stopped, told as it goes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import environment
+from deploy.errors import ConfigError
+from deploy.whole_file import write_whole
+from toolchain.ablation.outcome import Outcome
+from toolchain.ablation.table import HEAD, Ablation, markdown
+from toolchain.ablation.variants import Variant, recipe_of
+from toolchain.ablation.workers import Failure, Finished, Job, run_here, run_in_processes
+from toolchain.runs.artifacts import installed_versions
+from toolchain.training.progress import Progress, duration
+
+if TYPE_CHECKING:
+    from toolchain.recipe.schema import Recipe
+
+# A run that was found, not made, takes less, and says nothing about those that are left.
+FOUND_S = 2.0
+
+
+def jobs_of(
+    path: Path, overrides: Sequence[str], variants: Sequence[Variant], seeds: Sequence[int]
+) -> list[Job]:
+    """Every run, all variants of a seed before the next seed: what is finished early can be compared.
+
+    Raises:
+        ConfigError: A variant does not fit the recipe; found before anything runs.
+    """
+    return [
+        Job(variant.name, seed, recipe_of(path, overrides, variant, seed))
+        for seed in seeds
+        for variant in variants
+    ]
+
+
+def run_grid(
+    recipe: Recipe,
+    jobs: Sequence[Job],
+    variants: Sequence[Variant],
+    *,
+    baselines: Sequence[str],
+    at_once: int,
+    out: Path,
+    table: Path | None,
+    command: str,
+    progress: Progress,
+) -> Ablation:
+    """Run the jobs, and write after each what is known by then.
+
+    The page goes to ``table`` and, with all numbers as JSON, to ``out/<recipe>.ablation.*``.
+
+    Raises:
+        StorageError: A page cannot be written.
+    """
+    seeds = list(dict.fromkeys(job.seed for job in jobs))
+    ablation = Ablation(
+        recipe=recipe.name,
+        title=recipe.data.title or recipe.data.kind,
+        variants=variants,
+        seeds=seeds,
+        baselines=baselines,
+        outcomes=(),
+        failures=(),
+        at_once=min(at_once, len(jobs)),
+        command=command,
+        environment=environment.record(),
+        installed=installed_versions(),
+    )
+    progress.say(_announcement(ablation, jobs, out))
+    teller = _Teller(len(jobs), ablation.at_once, progress)
+    if ablation.at_once == 1:
+        finished = run_here(jobs, out, progress)
+    else:
+        finished = run_in_processes(jobs, out, ablation.at_once, _threads(ablation.at_once))
+    for one in finished:
+        teller.tell(one)
+        if isinstance(one.result, Failure):
+            ablation = replace(ablation, failures=(*ablation.failures, one.result))
+        else:
+            ablation = replace(ablation, outcomes=(*ablation.outcomes, one.result))
+        _write(ablation, out, table)
+    return ablation
+
+
+def check_seeds(first: int, count: int) -> list[int]:
+    """The seeds of ``count`` runs.
+
+    Raises:
+        ConfigError: They end beyond the largest seed.
+    """
+    if first + count > 2**32:
+        raise ConfigError(
+            f"--seeds: {count} seeds from {first} on end beyond {2**32 - 1}; accepted are seeds up to "
+            "that; set a smaller seed"
+        )
+    return list(range(first, first + count))
+
+
+def show(ablation: Ablation) -> None:
+    """Print the table and what it shows to standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    title = f"{ablation.recipe}: {len(ablation.variants)} variants, {len(ablation.seeds)} seeds"
+    shown = Table(title=title, title_justify="left")
+    for column in HEAD[:-1]:
+        shown.add_column(column, justify="left" if column == "variant" else "right")
+    for row in ablation.rows():
+        shown.add_row(*row[:-1])
+    console.print(shown)
+    for sentence in ablation.sentences():
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def _announcement(ablation: Ablation, jobs: Sequence[Job], out: Path) -> str:
+    names = ", ".join(variant.name for variant in ablation.variants)
+    together = f", {ablation.at_once} at a time" if ablation.at_once > 1 else ""
+    return (
+        f"{len(jobs)} runs of {ablation.recipe} into {out}{together}: {names}; "
+        f"{len(ablation.seeds)} seed{'s' if len(ablation.seeds) > 1 else ''}"
+    )
+
+
+class _Teller:
+    """Says after each run how it went, and about how long the rest takes."""
+
+    def __init__(self, total: int, at_once: int, progress: Progress) -> None:
+        self._total, self._at_once, self._progress = total, at_once, progress
+        self._done, self._made_s = 0, list[float]()
+
+    def tell(self, one: Finished) -> None:
+        self._done += 1
+        if one.seconds > FOUND_S and isinstance(one.result, Outcome):
+            self._made_s.append(one.seconds)
+        result = one.result
+        if isinstance(result, Failure):
+            how = f"FAILED: {result.reason}"
+        else:
+            how = f"test {result.test_top1:.2f} %, validation {result.validation_top1:.2f} %"
+        left = self._total - self._done
+        eta = ""
+        if left and self._made_s:
+            mean_s = sum(self._made_s) / len(self._made_s)
+            eta = f", {left} left, about {duration(mean_s * left / self._at_once)}"
+        self._progress.say(
+            f"{self._done}/{self._total} {result.variant}, seed {result.seed}: {how} "
+            f"({duration(one.seconds)}{eta})"
+        )
+
+
+def _threads(at_once: int) -> int:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (usable or 1) // at_once)
+
+
+def _write(ablation: Ablation, out: Path, table: Path | None) -> None:
+    record = {
+        "recipe": ablation.recipe,
+        "variants": {variant.name: variant.overrides for variant in ablation.variants},
+        "seeds": ablation.seeds,
+        "baselines": ablation.baselines,
+        "runs": [outcome.to_dict() for outcome in ablation.outcomes],
+        "failures": [vars(failure) for failure in ablation.failures],
+        "differences": [
+            {
+                "variant": one.name,
+                "baseline": one.baseline,
+                "points": one.mean,
+                "interval95": one.interval,
+                "by_seed": one.by_seed,
+                "n": one.n,
+                "finding": one.finding,
+            }
+            for one in ablation.comparisons()
+        ],
+        "shows": ablation.sentences(),
+        "at_once": ablation.at_once,
+        "command": ablation.command,
+        "versions": ablation.installed,
+        "environment": ablation.environment,
+    }
+    remedy = "free some space or name another place"
+    stem = f"{ablation.recipe}.ablation"
+    text = json.dumps(record, indent=2) + "\n"
+    write_whole(out / f"{stem}.json", text, "the ablation's numbers", remedy)
+    page = markdown(ablation)
+    for path in {out / f"{stem}.md", table or out / f"{stem}.md"}:
+        write_whole(path, page, "the ablation's table", remedy)

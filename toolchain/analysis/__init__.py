@@ -1,0 +1,1 @@
+"""Where distillation helps the task, and what sparsity costs, layer by layer."""

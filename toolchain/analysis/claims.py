@@ -1,0 +1,133 @@
+"""The papers' claims held against what was measured; printed as seen, whatever that is.
+
+Distillability grows with depth and falls with training (Liu et al. 2022, IEEE TPAMI 45(3)). Axes: L layers,
+K probe batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.statistics.student_t import mean_interval
+from toolchain.analysis.probing import Probed, samples
+from toolchain.analysis.rank_correlation import Correlation, correlate
+from toolchain.analysis.sparsities import Damage
+
+
+@dataclass(frozen=True)
+class Change:
+    """How far the mean over the layers moved between two times.
+
+    Attributes:
+        first: Mean at the first time.
+        last: At the last.
+        interval: 95 % of last - first, over the probe batches; None for one batch.
+        fell: Layers whose mean is lower at the last time.
+        n: Layers.
+    """
+
+    first: float
+    last: float
+    interval: tuple[float, float] | None
+    fell: int
+    n: int
+
+    @property
+    def finding(self) -> str:
+        """``falls``, ``grows``, or that neither can be shown."""
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return "no change can be shown"
+        return "falls" if self.interval[1] < 0 else "grows"
+
+
+def with_depth(found: Mapping[str, Sequence[float]]) -> Correlation | None:
+    """Distillability against depth (place in the network); None for fewer than three layers."""
+    if len(found) < 3:
+        return None
+    values_LK = samples(found)
+    return correlate(np.arange(len(values_LK), dtype=np.float64), values_LK)
+
+
+def with_training(seen: Sequence[Probed]) -> Change | None:
+    """Distillability by layer at the first and the last time; None for a single time."""
+    if len(seen) < 2:
+        return None
+    first, last = seen[0], seen[-1]
+    both = [name for name in first.layers if name in last.layers]
+    if not both:
+        return None
+    before_LK = samples({name: first.layers[name] for name in both})
+    after_LK = samples({name: last.layers[name] for name in both})
+    change_K = (after_LK - before_LK).mean(0)
+    fell = int((after_LK.mean(1) < before_LK.mean(1)).sum())
+    return Change(
+        float(before_LK.mean()),
+        float(after_LK.mean()),
+        mean_interval(change_K.tolist()),
+        fell,
+        len(both),
+    )
+
+
+def sparsability_with_depth(found: Sequence[Damage]) -> Correlation | None:
+    """Damage at the highest sparsity against depth; None for fewer than three groups."""
+    if not found:
+        return None
+    highest = max(each.sparsity for each in found)
+    losses_L = [each.loss for each in found if each.sparsity == highest]
+    if len(losses_L) < 3:
+        return None
+    return correlate(np.arange(len(losses_L), dtype=np.float64), np.array(losses_L)[:, None])
+
+
+def sentences(seen: Sequence[Probed], found: Sequence[Damage]) -> list[str]:
+    """What was seen, one sentence a claim and time."""
+    said = []
+    for probed in _ends(seen):
+        by_layer, by_term = with_depth(probed.layers), with_depth(probed.terms)
+        for what, correlation in (("layers", by_layer), ("terms at their spots", by_term)):
+            if correlation is not None:
+                said.append(
+                    f"Distillability with depth at step {probed.step:,}, over {correlation.n} {what}: "
+                    f"{_told(correlation)}."
+                )
+    change = with_training(seen)
+    if change is not None:
+        interval = ""
+        if change.interval is not None:
+            interval = (
+                f", 95 % [{change.interval[0]:+.3f}, {change.interval[1]:+.3f}] over the probes"
+            )
+        said.append(
+            f"Distillability with training, mean over {change.n} layers: {change.first:+.3f} before, "
+            f"{change.last:+.3f} after{interval}; lower in {change.fell} of {change.n} layers: "
+            f"{change.finding}."
+        )
+    cost = sparsability_with_depth(found)
+    if cost is not None:
+        highest = max(each.sparsity for each in found)
+        said.append(
+            f"What {highest:.0%} sparsity of one group costs, with depth over {cost.n} groups: {_told(cost)}."
+        )
+    return said
+
+
+def _ends(seen: Sequence[Probed]) -> Sequence[Probed]:
+    return seen if len(seen) < 2 else (seen[0], seen[-1])
+
+
+def _told(correlation: Correlation) -> str:
+    if math.isnan(correlation.rho):
+        return "it does not vary, so no trend can be shown"
+    interval = ""
+    if correlation.interval is not None:
+        low, high = correlation.interval
+        interval = f", 95 % [{low:+.2f}, {high:+.2f}] over the probes"
+    return (
+        f"rank correlation {correlation.rho:+.2f}{interval}, p = {correlation.p:.2g}: "
+        f"{correlation.finding}"
+    )

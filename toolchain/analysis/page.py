@@ -1,0 +1,214 @@
+"""An analysis in words and tables: Markdown for a file, and the same tables for a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import environment
+from benchmarks.statistics.student_t import mean_interval
+from toolchain.analysis.claims import sentences
+from toolchain.analysis.drawing import distillability_svg, sparsability_svg
+from toolchain.analysis.probing import Probed
+from toolchain.analysis.sparsities import Damage
+from toolchain.runs.artifacts import installed_versions
+from toolchain.runs.markdown import bullets, hardware, markdown_table, versions
+
+MOST_TIMES = 6  # columns of a table
+RESULT, PAGE = "analysis.json", "analysis.md"
+DISTILLABILITY, BY_TERM, SPARSABILITY = "distillability.svg", "terms.svg", "sparsability.svg"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was measured of one recipe.
+
+    Attributes:
+        recipe: Its name.
+        stage: The stage whose teaching is looked at.
+        seed: Of the run.
+        seen: Distillability at each time.
+        damages: Sparsability before training; empty where it was not measured.
+        after: Likewise after training.
+        distilled: The terms with their strengths, in words.
+        probes: Batches and images of each, in words.
+        images: Held-out images of the sparsability.
+        importance: By which channels went.
+        left_out: Why there is no sparsability, if there is none.
+    """
+
+    recipe: str
+    stage: str
+    seed: int
+    seen: Sequence[Probed]
+    damages: Sequence[Damage]
+    after: Sequence[Damage]
+    distilled: str
+    probes: str
+    images: int
+    importance: str
+    left_out: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe,
+            "stage": self.stage,
+            "seed": self.seed,
+            "distilled": self.distilled,
+            "probes": self.probes,
+            "distillability": [probed.to_dict() for probed in self.seen],
+            "importance": self.importance,
+            "images": self.images,
+            "sparsability": [damage.to_dict() for damage in self.damages],
+            "sparsability_after": [damage.to_dict() for damage in self.after],
+            "left_out": self.left_out,
+            "shows": self.sentences(),
+        }
+
+    def sentences(self) -> list[str]:
+        """What was seen of the papers' claims."""
+        said = sentences(self.seen, self.damages)
+        return [*said, self.left_out] if self.left_out else said
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Analysis:
+        """What ``to_dict`` wrote, read back from JSON."""
+
+        def damages(found: Sequence[Mapping[str, Any]]) -> list[Damage]:
+            return [
+                Damage(**{**one, "loss_interval": tuple(one["loss_interval"])}) for one in found
+            ]
+
+        same = (
+            "recipe",
+            "stage",
+            "seed",
+            "distilled",
+            "probes",
+            "importance",
+            "images",
+            "left_out",
+        )
+        return cls(
+            **{name: record[name] for name in same},
+            seen=[Probed.from_dict(one) for one in record["distillability"]],
+            damages=damages(record["sparsability"]),
+            after=damages(record["sparsability_after"]),
+        )
+
+
+def write(analysis: Analysis, out: Path) -> None:
+    """The analysis as JSON, Markdown and drawings in ``out``."""
+    made = environment.record() | {"versions": installed_versions()}
+    record = analysis.to_dict() | {"environment": made}
+    (out / RESULT).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (out / PAGE).write_text(markdown(analysis, made), encoding="utf-8")
+    drawings = {
+        DISTILLABILITY: distillability_svg(analysis.seen, "layers"),
+        BY_TERM: distillability_svg(analysis.seen, "terms"),
+    }
+    if analysis.damages:
+        drawings[SPARSABILITY] = sparsability_svg(analysis.damages)
+    for name, drawn in drawings.items():
+        (out / name).write_text(drawn, encoding="utf-8")
+
+
+def read(folder: Path) -> Analysis:
+    """The analysis that ``write`` put there."""
+    return Analysis.from_dict(json.loads((folder / RESULT).read_text(encoding="utf-8")))
+
+
+Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+
+
+def tables(analysis: Analysis) -> list[Table]:
+    """Title, head and rows of each table that has something to say."""
+    made = []
+    for title, what in (("by layer", "layers"), ("by term, at its own spot", "terms")):
+        head, rows = _cosines(analysis.seen, what)
+        if rows:
+            made.append((f"Distillability {title}", head, rows))
+    for title, found in (("", analysis.damages), (" after training", analysis.after)):
+        if found:
+            made.append((f"Sparsability{title}", *_damages(found)))
+    return made
+
+
+def markdown(analysis: Analysis, environment: Mapping[str, Any]) -> str:
+    """The whole page."""
+    record = {"environment": environment}
+    header = [
+        f"stage: {analysis.stage}, seed {analysis.seed}; distilled: {analysis.distilled}",
+        f"distillability: cosine of the distillation gradient and the task gradient, {analysis.probes}, "
+        "with the half width of the 95 % interval of the mean over them",
+        f"sparsability: rise of the loss (nats) and change of top-1 (points) on {analysis.images:,} held-out "
+        f"images when channels of least {analysis.importance} go from one group alone, before any recovery",
+        f"hardware: {hardware(record)}",
+        f"versions: {versions(record)}",
+    ]
+    drawn = {"Distillability by layer": DISTILLABILITY, "Sparsability": SPARSABILITY}
+    drawn["Distillability by term, at its own spot"] = BY_TERM
+    parts = [f"# Analysis: {analysis.recipe}", bullets(header)]
+    parts += ["## What was seen", bullets(analysis.sentences())]
+    for title, head, rows in tables(analysis):
+        parts.append(f"## {title}")
+        if title in drawn:
+            parts.append(f"![{title}]({drawn[title]})")
+        parts.append(markdown_table(head, rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def show(analysis: Analysis) -> None:
+    """Print the tables and what was seen to standard output."""
+    from rich.console import Console
+    from rich.table import Table as Shown
+
+    console = Console()
+    for title, head, rows in tables(analysis):
+        shown = Shown(title=title, title_justify="left")
+        for number, column in enumerate(head):
+            shown.add_column(column, justify="right" if number else "left")
+        for row in rows:
+            shown.add_row(*row)
+        console.print(shown)
+    for sentence in analysis.sentences():
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def _cosines(seen: Sequence[Probed], what: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    last = len(seen) - 1
+    count = min(len(seen), MOST_TIMES)
+    times = [seen[round(n * last / max(1, count - 1))] for n in range(count)]
+    names = dict.fromkeys(name for probed in times for name in getattr(probed, what))
+    head = (what.removesuffix("s"), *(f"step {probed.step:,}" for probed in times))
+    rows = [
+        (name, *(_cell(getattr(probed, what).get(name, ())) for probed in times)) for name in names
+    ]
+    return head, rows
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    interval = mean_interval(values)
+    half = "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:.3f}"
+    return f"{sum(values) / len(values):+.3f}{half}"
+
+
+def _damages(found: Sequence[Damage]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    sparsities = sorted({each.sparsity for each in found})
+    head = ("group", "channels", *(f"{sparsity:.0%} gone" for sparsity in sparsities))
+    groups: dict[str, dict[float, Damage]] = {}
+    for each in found:
+        groups.setdefault(each.group, {})[each.sparsity] = each
+    rows = []
+    for name, each_of in groups.items():
+        cells = []
+        for one in (each_of[sparsity] for sparsity in sparsities):
+            half = (one.loss_interval[1] - one.loss_interval[0]) / 2
+            cells.append(f"{one.loss:+.3f} ± {half:.3f}, {one.top1:+.1f}")
+        rows.append((name, str(next(iter(each_of.values())).channels), *cells))
+    return head, rows

@@ -1,0 +1,179 @@
+"""The analysis of a recipe as a stage: kept and resumed like any other, but no part of a chain."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from toolchain.data.batches import evaluation_batches
+from toolchain.distillation.config import Distil, DistilLoss
+from toolchain.recipe.schema import StageConfig
+from toolchain.stages import StageModel
+from toolchain.training.config import Training
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from toolchain.analysis.page import Analysis
+    from toolchain.analysis.probing import Probed
+    from toolchain.analysis.sparsities import Damage
+    from toolchain.distillation.lessons import School
+    from toolchain.runs.artifacts import Artifact, RunContext
+    from toolchain.structure.plan import Group
+    from toolchain.student import Student
+
+SPARSITIES = (0.25, 0.5, 0.75)
+TIMES = 4  # measurements during training, where nobody says how often
+BATCH = 250
+
+
+class Analyze(StageModel):
+    """Distillability and sparsability of the network that a teaching stage is given."""
+
+    uses: ClassVar[tuple[str, ...]] = ("name", "data", "precision", "structure", "target")
+    stage: Literal["analyze"] = "analyze"
+    teaching: StageConfig = Field(description="the stage whose distillation is looked at")
+    field: str = Field("distil", description="where in it that is said")
+    epochs: float = Field(0, ge=0, description="of training at fixed strength; 0: before it only")
+    every: int | None = Field(None, ge=1, description="steps between two measurements")
+    probes: int = Field(8, ge=1, description="probe batches")
+    probe_size: int = Field(128, ge=2, description="images of a probe batch")
+    images: int = Field(1000, ge=1, description="held-out images for sparsability")
+    spots: str | None = Field(None, description="pattern of further spots to look at, by attention")
+
+    def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
+        from toolchain.student import Student
+        from toolchain.teaching import recovery, train
+
+        student = Student.load(source, ctx)
+        distil = self._distil()
+        before = self._sparsability(student)
+        training = self._training()
+        course = recovery(student, distil, training)
+        assert course.distilling is not None
+        school = self._watching(course.distilling.school, distil, student)
+
+        from toolchain.analysis.page import write
+        from toolchain.analysis.probing import probe, samples
+        from toolchain.analysis.watching import Watched
+
+        size = min(self.probe_size, len(course.data.train))
+
+        def measure(step: int) -> Probed:
+            ctx.say(f"distillability at step {step:,}")
+            return probe(school, step, self.probes, size)
+
+        after: list[Damage] = []
+        if self.epochs == 0:
+            watched = Watched(course.objective, 1, measure)
+            watched.look(0)
+        else:
+            steps = round(self.epochs * max(1, len(course.data.train) // training.batch_size))
+            every = self.every or max(1, math.ceil(steps / TIMES))
+            watched = Watched(course.objective, every, measure)
+            train(student, replace(course, objective=watched), training, out)
+            student.precision.place(student.network)
+            watched.look(max(1, steps))
+            after = self._sparsability(student)
+        analysis = self._analysis(ctx, school, student, watched.seen, before, after, size)
+        write(analysis, out)
+        first, last = (samples(each.layers) for each in (watched.seen[0], watched.seen[-1]))
+        return {
+            "distillability_first": float(first.mean()) if first.size else 0.0,
+            "distillability_last": float(last.mean()) if last.size else 0.0,
+        }
+
+    def _distil(self) -> Distil:
+        """What is distilled, at fixed strength."""
+        distil: Distil = getattr(self.teaching, self.field)
+        return distil.model_copy(update={"controller": "fixed", "controller_options": {}})
+
+    def _training(self) -> Training:
+        given = {
+            name: getattr(self.teaching, name)
+            for name in Training.model_fields
+            if hasattr(self.teaching, name)
+        }
+        return Training(**{**given, "epochs": self.epochs or 1.0, "tensorboard": False})
+
+    def _watching(self, school: School, distil: Distil, student: Student) -> School:
+        """The school with further terms that are looked at and never taught."""
+        if self.spots is None:
+            return school
+        from toolchain.distillation.building import build_terms
+        from toolchain.distillation.teachers.build import build_teachers
+
+        assert school.probe is not None
+        further = build_terms(
+            school,
+            build_teachers(distil.teachers, student),
+            [DistilLoss(loss="at", spot=self.spots, strength=0.0)],
+            school.probe(0, 2).images_BCHW,
+        )
+        known = {term.name for term in school.terms}
+        terms = [*school.terms, *(term for term, _ in further if term.name not in known)]
+        return school.with_terms(terms, school.base)
+
+    def _sparsability(self, student: Student) -> list[Damage]:
+        """What each group's channels are worth; nothing where masks hide some already."""
+        import torch
+
+        from toolchain.analysis.sparsities import damages
+        from toolchain.structure.groups import find_groups
+        from toolchain.structure.importance import importance, taylor_gradients
+
+        if student.spec.masked:
+            return []
+        structure = student.ctx.recipe.structure
+        plain = student._plain()
+        data = student.data
+        gradients = None
+        if structure.importance == "taylor":
+            gradients = taylor_gradients(plain, student._task_batches())
+
+        def score(group: Group) -> Tensor:
+            return importance(group, plain, structure.importance, gradients)
+
+        def shown(done: int, total: int) -> None:
+            if done == total or done % max(1, total // 4) == 0:
+                student.ctx.say(f"sparsability: {done} of {total} groups")
+
+        part = data.validation.part(torch.arange(min(self.images, len(data.validation))))
+        batches = [
+            (images_BCHW, labels_B)
+            for images_BCHW, labels_B, *_ in evaluation_batches(part, data.preprocess, BATCH)
+        ]
+        groups = find_groups(plain, student.spec.input_shape, structure.ignore)
+        return damages(plain, groups, score, SPARSITIES, batches, student.precision, shown)
+
+    def _analysis(
+        self,
+        ctx: RunContext,
+        school: School,
+        student: Student,
+        seen: list[Probed],
+        before: list[Damage],
+        after: list[Damage],
+        size: int,
+    ) -> Analysis:
+        from toolchain.analysis.page import Analysis
+
+        terms = [f"{term.name} {school.base.get(term.name, 0.0):g}" for term in school.terms]
+        masked = "Sparsability was not measured: masks hide channels at this stage already."
+        return Analysis(
+            recipe=ctx.recipe.name,
+            stage=self.teaching.stage,
+            seed=ctx.seed,
+            seen=seen,
+            damages=before,
+            after=after,
+            distilled=", ".join(terms),
+            probes=f"{self.probes} probe batches of {size} training images, not augmented",
+            images=min(self.images, len(student.data.validation)),
+            importance=ctx.recipe.structure.importance,
+            left_out=masked if student.spec.masked else "",
+        )

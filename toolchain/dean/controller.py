@@ -1,0 +1,314 @@
+"""The controller ``dean``: strengths that follow distillability and sparsability while the student trains.
+
+Every K-th step, before the student's own step, on a clean probe batch of the training part:
+
+    1. each term's gradient and the task's, by themselves (``gradients``), reduced to the layers' state
+       (``state``), whose cosines are averaged over many probes;
+    2. strengths alpha, beta from the state (``network``); these hold until the next probe;
+    3. one step ahead with them, on samples that the student is never fitted on (``look_ahead``);
+    4. one step of the dean's Adam along the hypergradients, unless the signal is noise (``fallback``).
+
+Liu, Cao, Li, Hu, Maybank 2022, IEEE TPAMI 45(3), https://ieeexplore.ieee.org/abstract/document/9804342.
+From the abstract and the authors' account: a dean sees the state of teacher and student, and sets the
+strength of distillation and of sparsification per layer; it is trained by meta-learning.
+**Reconstruction**: everything else, above all that it looks at a probe every K steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deploy.errors import ConfigError
+from toolchain.dean.fallback import Trust, agreement
+from toolchain.dean.gradients import term_gradients, trained
+from toolchain.dean.look_ahead import Ahead, look_ahead
+from toolchain.dean.network import FILE, DeanNetwork
+from toolchain.dean.state import Look, Memory, look
+from toolchain.distillation.controllers.controller import Stats, Steady, controller
+from toolchain.distillation.lessons import TASK, School
+
+# A probe's work, spread over the steps between two, is to stay below this share of a step's.
+PROBE_SHARE = 0.08
+USUAL_BATCH = 128
+# So many steps at least does a running mean of the cosines look back.
+LOOK_BACK_STEPS = 50
+
+
+@controller(
+    "dean",
+    about="a meta-network sets each term's strength from its distillability, and each layer's sparsity",
+    source="DDSL: Liu et al. 2022, TPAMI 45(3); a reconstruction",
+    held_out=True,
+)
+class DeanController(Steady):
+    """Sets the strength of every term, and of every pruned layer where a sparsifier listens.
+
+    Args:
+        school: With held-out and probe batches.
+        held_out: Share of the training part that the student is not fitted on.
+        probe_every: K; default from the number of terms, so that probes cost about 8% of the training.
+        probe_size: Samples of a probe batch, and of a held-out batch.
+        lr: Learning rate of the dean's Adam, per probe.
+        look_ahead: eta, the learning rate of the step ahead.
+        alpha_max: Largest distillation strength, as a factor of the recipe's.
+        beta_max: Largest sparsity strength; 1 is where every layer starts.
+        ema: Decay of the running means per probe; default so that they look back over at least 10 probes
+            and 50 steps.
+        keep_sum: Divide the distillation strengths so that their sum stays the recipe's: then the dean
+            decides who teaches, and not how fast the student learns.
+        trust_probes: N of the fallback's test; 0 trusts always.
+        frozen: Replay a dean that was trained before: no held-out samples, no learning.
+        load: Its file, or where to start learning from.
+
+    Raises:
+        ConfigError: A value outside its range; nothing to look ahead at; a dean that cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        school: School,
+        *,
+        held_out: float = 0.1,
+        probe_every: int | None = None,
+        probe_size: int = 128,
+        lr: float = 3e-3,
+        look_ahead: float = 0.1,
+        alpha_max: float = 2.0,
+        beta_max: float = 2.0,
+        ema: float | None = None,
+        keep_sum: bool = False,
+        trust_probes: int = 20,
+        frozen: bool = False,
+        load: str | None = None,
+    ) -> None:
+        _require("held_out", held_out, 0 < held_out < 1, "a share in (0, 1)")
+        _require("probe_every", probe_every, probe_every is None or probe_every >= 1, "at least 1")
+        _require("probe_size", probe_size, probe_size >= 4, "at least 4 samples")
+        _require("lr", lr, lr >= 0, "at least 0")
+        _require("look_ahead", look_ahead, look_ahead > 0, "above 0")
+        _require("alpha_max", alpha_max, alpha_max > 1, "above 1")
+        _require("beta_max", beta_max, beta_max > 1, "above 1")
+        _require("ema", ema, ema is None or 0 <= ema < 1, "a decay in [0, 1)")
+        _require(
+            "trust_probes", trust_probes, trust_probes == 0 or trust_probes >= 2, "0, or 2 or more"
+        )
+        if frozen and load is None:
+            raise ConfigError(
+                "distil.controller_options.frozen: true without a dean to replay; accepted with load: a "
+                f"path to the {FILE} of an earlier run; set load, or take the controller fixed"
+            )
+        if not school.terms and school.sparsifier is None:
+            raise ConfigError(
+                "distil.losses: none given for the controller dean; accepted is at least one term, "
+                "because it has nothing else to set; add one, or take the controller fixed"
+            )
+        self._school, self._size, self._rate = school, probe_size, look_ahead
+        self._keep_sum, self._frozen, self._trusts = keep_sum, frozen, trust_probes > 0
+        self._every = probe_every or probe_interval(school, probe_size)
+        if ema is None:
+            ema = 1 - 1 / max(10, math.ceil(LOOK_BACK_STEPS / self._every))
+        self._check_batches()
+        if load is None:
+            self.network = DeanNetwork(alpha_max, beta_max, school.seed)
+        else:
+            self.network = DeanNetwork.load(Path(load))
+        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=lr)
+        self._memory, self._trust = Memory(ema), Trust(max(2, trust_probes))
+        self._base = dict(school.base)
+        self._strengths = dict(self._base)
+        self._trail: dict[str, float] = {}
+        self._probes, self._fallen_back, self._warned = 0, False, False
+
+    @property
+    def probe_every(self) -> int:
+        """Steps between two probes."""
+        return self._every
+
+    def strengths(self, step: int, total_steps: int, stats: Stats) -> Mapping[str, float]:
+        """Those of the last probe; every K-th step makes a new one first."""
+        if step % self._every == 0:
+            self._probe(step / max(1, total_steps - 1))
+        else:
+            self._trail = self._standing()
+        return self._strengths
+
+    def trail(self) -> Mapping[str, float]:
+        """Sparsity strengths and fallback at every step, and at a probe what it found: distillability of
+        each term (running mean, this batch's, over all weights), held-out loss, agreement, hypergradients.
+        """
+        return self._trail
+
+    def keep(self, out: Path) -> None:
+        """Write what was learned to ``dean.safetensors``, for ``load``; it is no part of the student."""
+        terms = ",".join(term.name for term in self._school.terms)
+        self.network.save(out / FILE, {"terms": terms, "probes": str(self._probes)})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimizer, running means, judgements and counters: a resumed run is the same run."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "memory": self._memory.state_dict(),
+            "trust": self._trust.state_dict(),
+            "strengths": dict(self._strengths),
+            "probes": self._probes,
+            "fallen_back": self._fallen_back,
+            "warned": self._warned,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._memory.load_state_dict(state["memory"])
+        self._trust.load_state_dict(state["trust"])
+        self._strengths, self._probes = dict(state["strengths"]), state["probes"]
+        self._fallen_back, self._warned = state["fallen_back"], state["warned"]
+
+    # -- a probe
+
+    def _probe(self, progress: float) -> None:
+        school = self._school
+        assert school.probe is not None
+        parameters = trained(school)
+        gradients = term_gradients(school, school.probe(self._probes, self._size), parameters)
+        before = [self._strengths[name] for name in gradients.names]
+        seen = look(gradients, parameters, before, school.sparsifier)
+        self._memory.add(seen)
+        alpha_R, beta_R = self._factors(self._memory.features(seen, progress))
+        self._fallen_back = self._noisy()
+        self._set(seen, alpha_R.detach(), beta_R.detach())
+        ahead = None
+        if not self._frozen:
+            assert school.held_out is not None
+            now = [self._strengths[name] for name in gradients.names]
+            batch = school.held_out(self._probes, self._size)
+            ahead = look_ahead(school, gradients, self._base[TASK], now, batch, self._rate)
+            self._judge(ahead, seen)
+            if not self._noisy():
+                self._learn(ahead, seen, alpha_R, beta_R)
+        self._probes += 1
+        self._trail = {**self._standing(), **self._found(seen, ahead)}
+
+    def _factors(self, state_RF: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's factors, the terms' distillation strengths divided to the old sum if asked."""
+        alpha_R, beta_R = self.network(state_RF)
+        terms = len(self._school.terms)
+        if self._keep_sum and terms:
+            base_T = torch.tensor([self._base[term.name] for term in self._school.terms])
+            total = (alpha_R[:terms] * base_T).sum()
+            if float(base_T.sum()) > 0:
+                alpha_R = alpha_R * (base_T.sum() / total)
+        return alpha_R, beta_R
+
+    def _noisy(self) -> bool:
+        return self._trusts and self._trust.noisy
+
+    def _set(self, seen: Look, alpha_R: Tensor, beta_R: Tensor) -> None:
+        """Make the factors the strengths of the coming steps, or the recipe's if they are noise."""
+        factors = [1.0] * len(seen.names) if self._fallen_back else alpha_R.tolist()
+        for name, factor in zip(seen.names[: seen.terms], factors, strict=False):
+            self._strengths[name] = factor * self._base[name]
+        sparsifier = self._school.sparsifier
+        if sparsifier is not None and sparsifier.layers:
+            layers = [1.0] * len(seen.names) if self._fallen_back else beta_R.tolist()
+            names = seen.names[seen.terms :]
+            sparsifier.set_strengths(dict(zip(names, layers[seen.terms :], strict=True)))
+
+    def _judge(self, ahead: Ahead, seen: Look) -> None:
+        """Compare the two halves; say so once when they are found to disagree."""
+        one, other = (self._scaled(half, seen) for half in ahead.halves)
+        self._trust.add(agreement(one, other))
+        if self._noisy() and not self._warned:
+            self._warned = True
+            self._school.say(
+                f"dean: two halves of the held-out batches do not agree on what helps (mean cosine less "
+                f"1.645 standard errors is {self._trust.margin:.3f}, which has to be above 0); strengths "
+                "fall back to the recipe's until they do; a larger probe_size or held_out has less noise"
+            )
+
+    def _scaled(self, derivatives: tuple[float, ...], seen: Look) -> list[float]:
+        """Derivatives by factors of the strengths: the recipe's strengths have units of their own."""
+        base = [self._base[name] for name in seen.names[: seen.terms]]
+        base += [1.0] * (len(seen.names) - seen.terms)
+        return [h * scale for h, scale in zip(derivatives, base, strict=True)]
+
+    def _learn(self, ahead: Ahead, seen: Look, alpha_R: Tensor, beta_R: Tensor) -> None:
+        h_R = torch.tensor(self._scaled(ahead.mean, seen))
+        terms = seen.terms
+        surrogate = (h_R[:terms] * alpha_R[:terms]).sum() + (h_R[terms:] * beta_R[terms:]).sum()
+        self._optimizer.zero_grad(set_to_none=True)
+        surrogate.backward()
+        self._optimizer.step()
+
+    def _standing(self) -> dict[str, float]:
+        """What holds at every step until the next probe."""
+        sparsifier = self._school.sparsifier
+        layers = {} if sparsifier is None else sparsifier.strengths
+        return {
+            "dean.fallback": float(self._fallen_back),
+            **{f"sparsity_strength.{name}": value for name, value in layers.items()},
+        }
+
+    def _found(self, seen: Look, ahead: Ahead | None) -> dict[str, float]:
+        """What a probe found."""
+        trail: dict[str, float] = {}
+        if ahead is not None:
+            trail["dean.held_out_loss"] = ahead.loss
+            trail["dean.agreement"] = self._trust.last
+            trail["dean.step"] = ahead.learning_rate
+        for number, name in enumerate(seen.names[: seen.terms]):
+            trail[f"distillability.{name}"] = self._memory.cosine(name)
+            trail[f"distillability_now.{name}"] = seen.cosines[number]
+            trail[f"distillability_all.{name}"] = seen.cosines_all[number]
+            if ahead is not None:
+                trail[f"hypergradient.{name}"] = ahead.mean[number]
+        for number, name in enumerate(seen.names[seen.terms :], start=seen.terms):
+            trail[f"sparsity.{name}"] = seen.channels[number][2]
+            if ahead is not None:
+                trail[f"sparsity_hypergradient.{name}"] = ahead.mean[number]
+        return trail
+
+    def _check_batches(self) -> None:
+        """Refuse a training without a probe, or without enough samples to look ahead at."""
+        school = self._school
+        if school.probe is None or (school.held_out is None and not self._frozen):
+            raise ConfigError(
+                "distil.controller: 'dean' where no held-out samples are; accepted is a stage that "
+                "distils in training (recover, pqk-prune, ddsl-prune); put it there"
+            )
+        if self._frozen:
+            return
+        assert school.held_out is not None
+        found = len(school.held_out(0, self._size).labels_B)
+        if found < self._size:
+            raise ConfigError(
+                f"distil.controller_options.held_out: {found} samples for the dean; accepted are at least "
+                f"{self._size}, two halves of probe_size {self._size}; hold out more, or probe less"
+            )
+
+
+def probe_interval(school: School, probe_size: int) -> int:
+    """K, so that probes cost at most ``PROBE_SHARE`` of the steps between them, at batches of 128.
+
+    Counted in forward passes of the student, a backward pass as two, a teacher as one: a step costs three
+    and its teachers; a probe one with its teachers, two for the task and each term, three for the step
+    ahead, and three more where channels are pruned.
+    """
+    teachers = len({id(term.teacher) for term in school.terms})
+    ahead = 3 if school.sparsifier is None else 6
+    probe = (1 + teachers + 2 * (1 + len(school.terms)) + ahead) * probe_size / USUAL_BATCH
+    return max(1, math.ceil(probe / (3 + teachers) / PROBE_SHARE))
+
+
+def _require(option: str, given: object, holds: bool, accepted: str) -> None:
+    if not holds:
+        raise ConfigError(
+            f"distil.controller_options.{option}: {given} given; accepted is {accepted}; change it"
+        )

@@ -1,0 +1,129 @@
+"""One step ahead: what the strengths of now do to samples that the student is never fitted on.
+
+    W' = W - eta (s_task g_task + sum_l alpha_l g_l + pull of ADMM)
+    h  = derivatives of L_V(W') by every alpha, and of L_V(Z'(W')) by every beta (see ``hypergradients``)
+
+eta is the same for every weight, a tenth of it for quantizer steps, as in training; it is lowered where
+the step would be longer than 5% of the weights: the loss is to be looked at nearby. Weights, buffers and
+random numbers are put back to the bit. **Reconstruction** of Liu et al. 2022 (IEEE TPAMI 45(3)).
+Axes: P all trained numbers of the student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from toolchain.dean.gradients import (
+    TermGradients,
+    by_parameter,
+    flat,
+    moved,
+    task_gradient,
+    trained,
+)
+from toolchain.dean.hypergradients import strength_hypergradients
+from toolchain.distillation.lessons import School
+from toolchain.training.objective import Batch
+from toolchain.training.optimizers import quantizer_scales
+
+LONGEST_STEP = 0.05
+SCALES_FACTOR = 0.1
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What lies one step ahead.
+
+    Attributes:
+        halves: Derivatives of the held-out loss by each term's strength, then by each layer's sparsity
+            strength, as each half of the held-out batch has them.
+        loss: Held-out loss after the step.
+        learning_rate: eta, as it was used.
+    """
+
+    halves: tuple[tuple[float, ...], tuple[float, ...]]
+    loss: float
+    learning_rate: float
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The derivatives over the whole batch."""
+        return tuple((a + b) / 2 for a, b in zip(*self.halves, strict=True))
+
+
+def look_ahead(
+    school: School,
+    gradients: TermGradients,
+    task: float,
+    strengths: Sequence[float],
+    held_out: Batch,
+    learning_rate: float,
+) -> Ahead:
+    """Take the step, look at both halves of the held-out batch, and go back.
+
+    Args:
+        school: The student, its sparsifier if any.
+        gradients: At W, of a batch of the training part.
+        task: Strength of the task.
+        strengths: Of each term.
+        held_out: Samples that ``gradients`` have not seen, at least two.
+        learning_rate: eta, if the step is not longer than allowed.
+    """
+    parameters = trained(school)
+    sparsifier = school.sparsifier if school.sparsifier and school.sparsifier.layers else None
+    weights_T = gradients.terms_TP.new_tensor(strengths)
+    down_P = task * gradients.task_P + (weights_T[:, None] * gradients.terms_TP).sum(0)
+    if sparsifier is not None:
+        pull = sparsifier.pull()
+        down_P = down_P + flat([pull.get(p) for p in parameters], parameters)
+    w_P = flat([p.detach() for p in parameters], parameters)
+    rate_P = _rates(school.network, parameters, down_P)
+    # Computed with tensors: nothing waits for the device here.
+    length = (rate_P * down_P).norm() * learning_rate
+    rate = learning_rate * (LONGEST_STEP * w_P.norm() / length.clamp_min(1e-30)).clamp(max=1)
+    ahead = by_parameter(w_P - rate * rate_P * down_P, parameters)
+    halves = _halves(held_out)
+    losses: list[Tensor] = []
+    by_alpha: list[Tensor] = []
+    by_beta: list[list[float]] = [[], []]
+    with moved(parameters, ahead):
+        for half in halves:
+            loss, gradient_P = task_gradient(school, half, parameters)
+            losses.append(loss)
+            by_alpha.append(strength_hypergradients(gradient_P, gradients.terms_TP, rate * rate_P))
+        if sparsifier is not None:
+            with sparsifier.sparse():
+                at_z = [task_gradient(school, half, parameters)[1] for half in halves]
+            for found, gradient_P in zip(by_beta, at_z, strict=True):
+                pieces = by_parameter(gradient_P, parameters)
+                known = sparsifier.hypergradients(dict(zip(parameters, pieces, strict=True)))
+                found += [known[name] for name in sparsifier.layers]
+    first, second = torch.stack(by_alpha).double().tolist()
+    return Ahead(
+        halves=((*first, *by_beta[0]), (*second, *by_beta[1])),
+        loss=float(torch.stack(losses).mean()),
+        learning_rate=float(rate),
+    )
+
+
+def _halves(batch: Batch) -> tuple[Batch, Batch]:
+    middle = len(batch.labels_B) // 2
+    return (
+        Batch(batch.images_BCHW[:middle], batch.labels_B[:middle]),
+        Batch(batch.images_BCHW[middle:], batch.labels_B[middle:]),
+    )
+
+
+def _rates(network: nn.Module, parameters: Sequence[nn.Parameter], like_P: Tensor) -> Tensor:
+    """Each number's learning rate as a factor of eta [P]; a plain 1 where all are the same."""
+    scales = {id(p) for p in quantizer_scales(network)}
+    if not scales:
+        return like_P.new_ones(1)
+    return flat(
+        [torch.full_like(p, SCALES_FACTOR if id(p) in scales else 1.0) for p in parameters],
+        parameters,
+    )

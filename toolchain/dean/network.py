@@ -1,0 +1,105 @@
+"""The dean: a small network that every layer shares, from a layer's state to its two strengths.
+
+    (a, b) = MLP_phi(state_l)
+    alpha_l = base_l sigmoid(a + c) / sigmoid(c)  in (0, alpha_max base_l),   sigmoid(c) = 1 / alpha_max
+    beta_l likewise in (0, beta_max)
+
+The last layer starts at zero, so that at first every strength is exactly the recipe's. phi follows the
+hypergradients h of ``hypergradients`` by its own Adam, through the surrogate  sum_l h_l alpha_l(phi),
+whose gradient by phi is that of the held-out loss.
+
+Liu et al. 2022 (IEEE TPAMI 45(3), doc. 9804342): a meta-network, trained by meta-learning, sets both
+strengths. **Reconstruction**: its architecture and ranges. Axes: R rows (terms, then layers), F features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from deploy.errors import ConfigError
+from toolchain.dean.state import FEATURES
+
+HIDDEN = 64
+FILE = "dean.safetensors"
+
+
+class DeanNetwork(nn.Module):
+    """The meta-network; lives on the CPU, because its input is a few numbers per layer.
+
+    Args:
+        alpha_max: Largest distillation strength, as a factor of the recipe's; above 1.
+        beta_max: Largest sparsity strength; above 1.
+        seed: Of its first weights.
+    """
+
+    def __init__(self, alpha_max: float, beta_max: float, seed: int) -> None:
+        super().__init__()
+        self.alpha_max, self.beta_max = alpha_max, beta_max
+        self.layers = nn.Sequential(
+            nn.Linear(len(FEATURES), HIDDEN),
+            nn.Tanh(),
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.Tanh(),
+            nn.Linear(HIDDEN, 2),
+        )
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for layer in (self.layers[0], self.layers[2]):
+                assert isinstance(layer, nn.Linear)
+                layer.weight.normal_(0, layer.in_features**-0.5, generator=generator)
+                layer.bias.zero_()
+            last = self.layers[4]
+            assert isinstance(last, nn.Linear)
+            last.weight.zero_()
+            last.bias.zero_()
+
+    def forward(self, state_RF: Tensor) -> tuple[Tensor, Tensor]:
+        """The factors [R] of each row's distillation strength and of its sparsity strength."""
+        out_R2 = self.layers(state_RF)
+        return _within(out_R2[:, 0], self.alpha_max), _within(out_R2[:, 1], self.beta_max)
+
+    def save(self, path: Path, facts: Mapping[str, str]) -> None:
+        """Write the weights, with the ranges and further facts beside them."""
+        ranges = {"alpha_max": repr(self.alpha_max), "beta_max": repr(self.beta_max)}
+        metadata = {**facts, **ranges, "features": ",".join(FEATURES)}
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, path, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> DeanNetwork:
+        """The dean that an earlier run left.
+
+        Raises:
+            ConfigError: There is none at ``path``, or one that looks at something else.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(
+                f"distil.controller_options.load: {str(path)!r} cannot be read ({error}); accepted is "
+                f"a {FILE} of an earlier run; it lies beside the student of the stage that wrote it"
+            ) from error
+        if metadata.get("features") != ",".join(FEATURES):
+            raise ConfigError(
+                f"distil.controller_options.load: {str(path)!r} is a dean that looks at "
+                f"{metadata.get('features', 'nothing known')}; accepted is one that looks at "
+                f"{','.join(FEATURES)}; train one with this version"
+            )
+        dean = cls(float(metadata["alpha_max"]), float(metadata["beta_max"]), seed=0)
+        dean.load_state_dict(tensors)
+        return dean
+
+
+def _within(out_R: Tensor, largest: float) -> Tensor:
+    """A factor in (0, largest) that is exactly 1 where ``out_R`` is 0."""
+    middle = out_R.new_tensor(-math.log(largest - 1))
+    return torch.sigmoid(out_R + middle) / torch.sigmoid(middle)

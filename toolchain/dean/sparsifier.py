@@ -1,0 +1,250 @@
+"""Who sparsifies the student, as the dean sees it; and ADMM under a budget, which does.
+
+The dean gives every layer (a group of channels that are cut together) a strength beta_l >= 0. 1 is
+the same for all; a layer with twice the strength is pruned as if its channels had half the norm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from toolchain.dean.admm import Admm, ChannelGroup, soft_threshold
+from toolchain.dean.budget import Budget, Kept
+from toolchain.dean.gradients import moved
+from toolchain.dean.hypergradients import keeping_size, size_hypergradient, sparsity_hypergradient
+
+# The multiplier's logarithm moves at each Z-step by this times the excess, a share of the whole network.
+MULTIPLIER_GAIN = 2.0
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What is known of a layer's channels.
+
+    Attributes:
+        mean: Of |V_g| / sqrt|g| over the channels.
+        low: Their lowest decile.
+        sparsity: Share of the channels whose Z_g is zero.
+    """
+
+    mean: float
+    low: float
+    sparsity: float
+
+
+class Sparsifier(Protocol):
+    """Prunes a student by strengths that somebody else sets."""
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """Names of the layers that have a strength; none once the masks are fixed."""
+        ...
+
+    @property
+    def strengths(self) -> Mapping[str, float]:
+        """beta of each layer."""
+        ...
+
+    def parameters(self, layer: str) -> Sequence[nn.Parameter]:
+        """The weights that make a layer's channels."""
+        ...
+
+    def observe(self) -> Mapping[str, LayerState]:
+        """Each layer as it is now."""
+        ...
+
+    def set_strengths(self, strengths: Mapping[str, float]) -> None:
+        """beta of each layer, from the next Z-step on."""
+        ...
+
+    def pull(self) -> Mapping[nn.Parameter, Tensor]:
+        """The gradient of the penalty that draws the weights to their sparse copy."""
+        ...
+
+    def sparse(self) -> AbstractContextManager[None]:
+        """Inside the block the student has the weights that a Z-step would give now."""
+        ...
+
+    def hypergradients(self, gradients: Mapping[nn.Parameter, Tensor]) -> Mapping[str, float]:
+        """Derivative of the held-out loss by each layer's strength, at an unchanged size.
+
+        Args:
+            gradients: Of the held-out loss, taken inside ``sparse``.
+        """
+        ...
+
+
+class AdmmSparsifier:
+    """ADMM on channel groups whose Z-step meets a budget.
+
+    Args:
+        groups: What may be cut, with its latent tensors.
+        budget: The goals.
+        rho: Weight of the penalty.
+        step: ``projection`` meets the goals at every Z-step; ``multiplier`` thresholds softly, with a
+            price that rises while the network is larger than its goals and falls while it is smaller.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[ChannelGroup],
+        budget: Budget,
+        *,
+        rho: float,
+        step: Literal["projection", "multiplier"] = "projection",
+    ) -> None:
+        self.admm, self.budget = Admm(groups, rho), budget
+        self._groups = {group.name: group for group in groups}
+        self._step = step
+        self._strengths = dict.fromkeys(self._groups, 1.0)
+        self._price: float | None = None
+        self._kept: Kept | None = None
+        self._fixed = False
+        self._cost = {name: budget.cost_per_channel(name) for name in self._groups}
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The groups; none once the masks are fixed."""
+        return () if self._fixed else tuple(self._groups)
+
+    @property
+    def strengths(self) -> Mapping[str, float]:
+        """beta of each layer."""
+        return self._strengths
+
+    @property
+    def kept(self) -> Kept | None:
+        """What the last Z-step kept; None before the first."""
+        return self._kept
+
+    def parameters(self, layer: str) -> tuple[nn.Parameter, ...]:
+        return self._groups[layer].parameters
+
+    def set_strengths(self, strengths: Mapping[str, float]) -> None:
+        self._strengths |= strengths
+
+    def pull(self) -> Mapping[nn.Parameter, Tensor]:
+        return {} if self._fixed else self.admm.penalty_gradients()
+
+    def observe(self) -> dict[str, LayerState]:
+        v = self.admm.v()
+        found = {}
+        for name, group in self._groups.items():
+            norms_C = group.norms(v) / group.size**0.5
+            stays = group.channels if self._kept is None else self._kept.widths[name]
+            mean, low = torch.stack([norms_C.mean(), norms_C.quantile(0.1)]).tolist()
+            found[name] = LayerState(mean, low, 1 - stays / group.channels)
+        return found
+
+    def sparse(self) -> AbstractContextManager[None]:
+        factors, _ = self._factors(self._scores())
+        z = self.admm.thresholded(factors)
+        return moved(self.admm.parameters, [z[p] for p in self.admm.parameters])
+
+    def hypergradients(self, gradients: Mapping[nn.Parameter, Tensor]) -> dict[str, float]:
+        scores = self._scores()
+        factors, kept = self._factors(scores)
+        v = self.admm.v()
+        losses, sizes = [], []
+        for name, group in self._groups.items():
+            norms_C, active_C = group.norms(v), factors[name] > 0
+            dots_C = group.dots(gradients, v)
+            losses.append(sparsity_hypergradient(dots_C, norms_C, active_C, group.size, kept.price))
+            cost_C = torch.full_like(norms_C, self._cost[name])
+            sizes.append(size_hypergradient(cost_C, norms_C, active_C, group.size, kept.price))
+        found_L = keeping_size(torch.stack(losses), torch.stack(sizes))
+        return dict(zip(self._groups, found_L.tolist(), strict=True))
+
+    def z_step(self) -> Kept:
+        """One Z-step with the dual update; returns the channels whose Z is not zero.
+
+        Raises:
+            StructureError: The goals are out of reach.
+        """
+        scores = self._scores()
+        factors, kept = self._factors(scores)
+        self.admm.step(factors)
+        if self._step == "multiplier":
+            widths = self.budget.priced(scores, kept.price).widths
+            excess = max(self.budget.excess(goal, widths) for goal in self.budget.goal)
+            self._price = kept.price * math.exp(MULTIPLIER_GAIN * excess)
+        self._kept = kept
+        return kept
+
+    def fix(self) -> tuple[Kept, bool]:
+        """End the pruning; returns what is kept for good, and whether the Z-steps had met the goals.
+
+        Raises:
+            StructureError: The goals are out of reach.
+        """
+        scores = self._scores()
+        _, kept = self._factors(scores)
+        kept = self.budget.priced(scores, kept.price) if self._step == "multiplier" else kept
+        met = not self.budget.unmet(kept.widths)
+        self._kept = kept if met else self.budget.project(scores)
+        self._fixed = True
+        return self._kept, met
+
+    def state_dict(self) -> dict[str, Any]:
+        """ADMM's tensors, strengths, price, and what is kept."""
+        kept = self._kept
+        return {
+            "admm": self.admm.state_dict(),
+            "strengths": dict(self._strengths),
+            "price": self._price,
+            "kept": None if kept is None else (dict(kept.channels), kept.price),
+            "fixed": self._fixed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        self.admm.load_state_dict(state["admm"])
+        self._strengths, self._price = dict(state["strengths"]), state["price"]
+        kept = state["kept"]
+        self._kept = None if kept is None else Kept(*kept)
+        self._fixed = state["fixed"]
+
+    def _scores(self) -> dict[str, Tensor]:
+        """|V_g| / (sqrt|g| beta_l) of each channel, on the CPU."""
+        v = self.admm.v()
+        return {
+            name: (group.norms(v) / (group.size**0.5 * max(self._strengths[name], 1e-12))).cpu()
+            for name, group in self._groups.items()
+        }
+
+    def _factors(self, scores: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Kept]:
+        """What a Z-step multiplies each channel with, and the channels that it leaves."""
+        if self._step == "projection":
+            kept = self.budget.project(scores)
+            factors = {}
+            for name, score_C in scores.items():
+                factor_C = torch.zeros_like(score_C)
+                factor_C[list(kept.channels[name])] = 1.0
+                factors[name] = factor_C
+            return factors, kept
+        price = self._price
+        if price is None:  # at first the weakest channel of all is at the threshold
+            price = min(float(score_C[score_C > 0].min()) for score_C in scores.values())
+        # In units of scores the threshold beta sqrt|g| p on |V_g| is p.
+        factors = {
+            name: soft_threshold(score_C, min(price, self._bearable(name, score_C)))
+            for name, score_C in scores.items()
+        }
+        channels: dict[str, tuple[int, ...]] = {
+            name: tuple((factor_C > 0).nonzero()[:, 0].tolist())
+            for name, factor_C in factors.items()
+        }
+        return factors, Kept(channels, price)
+
+    def _bearable(self, name: str, score_C: Tensor) -> float:
+        """The highest threshold that leaves a layer its smallest width: no layer dies."""
+        least = self.budget.options(name)[0]
+        ranked = score_C.sort(descending=True).values.tolist()
+        return ranked[least] if least < len(ranked) else 0.0

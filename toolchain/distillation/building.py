@@ -1,0 +1,218 @@
+"""From a recipe's ``distil`` to terms, a controller and the objective."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from deploy.errors import ConfigError
+from toolchain.distillation.adapters import join
+from toolchain.distillation.config import Distil, DistilLoss
+from toolchain.distillation.controllers.controller import CONTROLLERS
+from toolchain.distillation.lessons import TASK, School
+from toolchain.distillation.losses.entry import LOSSES, LossEntry
+from toolchain.distillation.objective import DistillationObjective
+from toolchain.distillation.registry import unknown
+from toolchain.distillation.spots import LOGITS, PENULTIMATE, match_spots, shapes
+from toolchain.distillation.teachers.config import PRETRAINED
+from toolchain.distillation.teachers.teacher import Teacher
+from toolchain.distillation.terms import Spot, Term, spots_of
+
+# What a loss that is fitted to the teacher before training (FT's paraphraser) gets to see.
+PREPARING_BATCHES, PREPARING_SIZE = 64, 128
+
+
+class _Place(NamedTuple):
+    """One term to be: where the teacher and the student are looked at, and the place's name."""
+
+    teacher: Spot
+    student: Spot
+    name: str
+
+
+def recovery_objective(
+    school: School,
+    teachers: Mapping[str, Teacher] | None,
+    config: Distil,
+    images_BCHW: Tensor,
+    *,
+    samples: int = 0,
+    further: Sequence[tuple[Term, float]] = (),
+    **options: Any,
+) -> DistillationObjective:
+    """The objective that a recipe asks for.
+
+    Args:
+        school: The student, on its device, without terms yet.
+        teachers: By the names that the recipe uses; None leaves the labels, at strength 1.
+        config: Terms, strengths and controller.
+        images_BCHW: A batch on the device, for the shapes at the spots; two images are enough.
+        samples: Of the training part, for losses that keep something for each.
+        further: Terms that the recipe does not list, with their strengths.
+        **options: Further arguments of ``DistillationObjective``.
+
+    Raises:
+        ConfigError: An unknown loss, option, spot, teacher or controller; shapes that no adapter joins.
+    """
+    if teachers is None:
+        fixed = CONTROLLERS.look_up("fixed")
+        alone = school.with_terms((), {TASK: 1.0})
+        return DistillationObjective(alone, fixed.make(alone, {}), **options)
+    entry = CONTROLLERS.look_up(config.controller)
+    entry.check(config.controller_options)
+    built = [*further, *build_terms(school, teachers, config.losses, images_BCHW, samples)]
+    base = {TASK: config.task_strength, **{term.name: strength for term, strength in built}}
+    school = school.with_terms([term for term, _ in built], base)
+    try:
+        controller = entry.make(school, config.controller_options)
+    except TypeError as error:
+        raise ConfigError(
+            f"distil.controller_options: {config.controller!r} does not take "
+            f"{config.controller_options}: {error}; see its arguments"
+        ) from error
+    return DistillationObjective(school, controller, **options)
+
+
+def build_terms(
+    school: School,
+    teachers: Mapping[str, Teacher],
+    losses: Sequence[DistilLoss],
+    images_BCHW: Tensor,
+    samples: int = 0,
+) -> Iterator[tuple[Term, float]]:
+    """The configured terms with their strengths, one for each place that a pattern names.
+
+    A term is named after its loss, its spot where that is not the logits, and its teacher where that is
+    not the pretrained one: ``at@layer2:assistant``.
+
+    Raises:
+        ConfigError: As ``recovery_objective``.
+    """
+    for loss in losses:
+        entry = LOSSES.look_up(loss.loss)
+        if loss.teacher not in teachers:
+            raise ConfigError(f"distil.losses ({loss.loss}).teacher: {unknown(loss.teacher, teachers)}")
+        teacher = teachers[loss.teacher]
+        places = _places(school.network, teacher, loss, entry)
+        student = shapes(school.network, _paths(p.student for p in places), images_BCHW)
+        observed = teacher.observe(images_BCHW, _paths(p.teacher for p in places))
+        whose = "" if loss.teacher == PRETRAINED else f":{loss.teacher}"
+        for number, place in enumerate(places, start=1):
+            seen = {one: observed[one].shape for one in spots_of(place.teacher)}
+            own = {one: student[one] for one in spots_of(place.student)}
+            if entry.match == "exit" and place.student != LOGITS:
+                adapter = _exit(school.network, own, seen, images_BCHW, number, len(places))
+            else:
+                match = "shape" if entry.match == "exit" else entry.match
+                shape, theirs = next(iter(own.values())), next(iter(seen.values()))
+                adapter = join(shape, theirs, match, str(place.student))
+            function = _function(entry, loss, own, seen, samples)
+            term = Term(
+                name=f"{entry.name}{place.name}{whose}",
+                loss=function,
+                teacher=teacher,
+                spot=place.teacher,
+                student_spot=place.student,
+                adapter=adapter,
+                needs=entry.needs,
+            )
+            for module in term.modules:
+                module.to(images_BCHW.device)
+            _prepare(term, school)
+            yield term, loss.strength
+
+
+def _places(
+    network: nn.Module, teacher: Teacher, loss: DistilLoss, entry: LossEntry
+) -> list[_Place]:
+    """Where a loss attaches: patterns are matched in both networks, in order of execution."""
+    theirs, ours = loss.spot, loss.spot if loss.student_spot is None else loss.student_spot
+    if entry.match == "pair":
+        if isinstance(theirs, str) or isinstance(ours, str):
+            raise ConfigError(
+                f"distil.losses ({loss.loss}).spot: {loss.spot!r} given; accepted are two paths, because "
+                "this loss compares layers with each other; e.g. [layer1, layer2]"
+            )
+        return [_Place(theirs, ours, f"@{theirs[0]}>{theirs[1]}")]
+    if not isinstance(theirs, str) or not isinstance(ours, str):
+        raise ConfigError(
+            f"distil.losses ({loss.loss}).spot: {loss.spot!r} given; accepted is one path or pattern; "
+            "list the loss twice for two spots"
+        )
+    if entry.match == "exit":  # a branch ends in logits, whatever it starts from
+        return [
+            _Place(LOGITS, one, "" if one == LOGITS else f"@{one}")
+            for one in _matched(network, ours)
+        ]
+    seen = getattr(teacher, "network", network)
+    at_teacher, at_student = _matched(seen, theirs), _matched(network, ours)
+    if len(at_teacher) != len(at_student):
+        raise ConfigError(
+            f"distil.losses ({loss.loss}): spot {theirs!r} names {len(at_teacher)} places of the teacher "
+            f"({', '.join(at_teacher)}) and {ours!r} {len(at_student)} of the student "
+            f"({', '.join(at_student)}); accepted are as many of each; change spot or student_spot"
+        )
+    return [
+        _Place(one, other, "" if one == LOGITS else f"@{one}")
+        for one, other in zip(at_teacher, at_student, strict=True)
+    ]
+
+
+def _matched(network: nn.Module, pattern: str) -> tuple[str, ...]:
+    return (pattern,) if pattern in (LOGITS, PENULTIMATE) else match_spots(network, pattern)
+
+
+def _exit(
+    network: nn.Module,
+    own: Mapping[str, torch.Size],
+    seen: Mapping[str, torch.Size],
+    images_BCHW: Tensor,
+    stage: int,
+    stages: int,
+) -> nn.Module:
+    from toolchain.distillation.exits import exit_branch
+
+    (shape,) = own.values()
+    (logits,) = seen.values()
+    width = shapes(network, [PENULTIMATE], images_BCHW)[PENULTIMATE][-1]
+    return exit_branch(shape, logits[1], stage=stage, stages=stages, width=width)
+
+
+def _function(
+    entry: LossEntry,
+    loss: DistilLoss,
+    own: Mapping[str, torch.Size],
+    seen: Mapping[str, torch.Size],
+    samples: int,
+) -> Any:
+    """The loss with its options set: a function, or the module that a loss with a state is."""
+    options = dict(loss.options)
+    if loss.temperature is not None:
+        options["temperature"] = loss.temperature
+    if entry.build is None:
+        return entry.bind(**options)
+    if "samples" in entry.options:
+        options.setdefault("samples", samples)
+    (student,), (teacher,) = own.values(), seen.values()
+    return entry.bind(**options)(student, teacher)
+
+
+def _prepare(term: Term, school: School) -> None:
+    """Fit what a loss learns of the teacher alone, before the student's first step."""
+    if not hasattr(term.loss, "prepare"):
+        return
+    assert school.probe is not None and isinstance(term.spot, str)
+    numbers = itertools.islice(itertools.count(), PREPARING_BATCHES)
+    spot, draw = term.spot, school.probe
+    term.loss.prepare(
+        term.teacher.observe(draw(number, PREPARING_SIZE).images_BCHW, [spot])[spot]
+        for number in numbers
+    )
+
+
+def _paths(spots: Iterator[Spot]) -> list[str]:
+    return sorted({one for spot in spots for one in spots_of(spot)})

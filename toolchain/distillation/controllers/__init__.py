@@ -1,0 +1,1 @@
+"""How much: who sets the strength of each supervision term, step by step."""

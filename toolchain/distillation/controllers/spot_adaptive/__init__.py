@@ -1,0 +1,1 @@
+"""SAKD: for every sample, a policy decides at which spots the student is still taught."""

@@ -1,0 +1,185 @@
+r"""Spot-adaptive distillation: not what is distilled but where, decided anew for every sample.
+
+    L = s_task CE(z_s, y) + sum_i s_i (n_i / B) loss_i(the n_i samples with a_i = 1)
+
+a_i = 1 sends a sample the teacher's way at spot i of the routing network: there the student is not yet a
+good substitute, so there it is distilled. The agent learns from its own loss and moves before the student,
+which takes the decisions as given. ``anti``, ``random`` and ``always`` are the paper's ablation.
+
+Song, Chen, Ye, Song 2022, "Spot-adaptive Knowledge Distillation", IEEE TIP 31, arXiv 2205.02399. Axes: B
+batch, S spots.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from deploy.errors import ConfigError
+from toolchain.distillation.controllers.controller import Guidance, Stats, controller
+from toolchain.distillation.controllers.spot_adaptive.agent import Agent
+from toolchain.distillation.controllers.spot_adaptive.places import (
+    decision_places,
+    one_teacher,
+    ordered_shapes,
+)
+from toolchain.distillation.controllers.spot_adaptive.policy import annealed
+from toolchain.distillation.lessons import Lesson, School
+from toolchain.distillation.spots import PENULTIMATE
+from toolchain.training.objective import Batch, Update
+
+DECISIONS = ("policy", "anti", "random", "always")
+AGENT_LR = 0.5  # of the student's, in the released code
+# Gamma by loss, likewise; 1 for all others.
+GAMMA: Mapping[str, float] = {"at": 2.0, "vid": 2.0, "rkd": 2.0}
+
+
+@controller(
+    "spot-adaptive",
+    about="SAKD: a policy decides for every sample at which spots it is distilled",
+    source="Song, Chen, Ye, Song 2022, IEEE TIP 31, arXiv 2205.02399",
+)
+class SpotAdaptive:
+    """Decides for every sample at which spots it is distilled; strengths stay the recipe's.
+
+    Args:
+        school: Decisions are made at its terms' spots, and at the logits.
+        decisions: ``policy``; or, to see what the policy is worth, ``anti`` (distil where it would
+            not), ``random`` (fair coins), ``always``.
+        gamma: At least 1: how much more the agent cares about samples' routes that are worse than the
+            student alone; None takes 2 with at, vid or rkd, else 1.
+        homo: Whether both networks are of one family, which starts by distilling everywhere; None
+            compares their classes.
+        tau: Temperature of the choices at the start.
+        tau_end: At the end; the released code keeps 5, the paper lets it fall.
+
+    Raises:
+        ConfigError: An option outside its range, several teachers, or spots at which the two networks
+            cannot be cut and joined.
+    """
+
+    parameters: Sequence[nn.Parameter] = ()
+
+    def __init__(
+        self,
+        school: School,
+        *,
+        decisions: Literal["policy", "anti", "random", "always"] = "policy",
+        gamma: float | None = None,
+        homo: bool | None = None,
+        tau: float = 5.0,
+        tau_end: float = 5.0,
+    ) -> None:
+        if decisions not in DECISIONS:
+            raise ConfigError(
+                f"distil.controller_options.decisions: {decisions!r}; choose from {', '.join(DECISIONS)}"
+            )
+        if gamma is None:
+            gamma = max(
+                (GAMMA.get(term.name.split("@")[0], 1.0) for term in school.terms), default=1.0
+            )
+        if gamma < 1 or min(tau, tau_end) <= 0:
+            raise ConfigError(
+                f"distil.controller_options: gamma {gamma}, tau {tau}, tau_end {tau_end}; gamma is at "
+                "least 1 and both temperatures are above 0; change them"
+            )
+        self._school, self._decisions = school, decisions
+        self._taus, self._tau = (tau, tau_end), tau
+        self._teacher = one_teacher(school.terms)
+        school.watch(PENULTIMATE)
+        school.watch(PENULTIMATE, self._teacher)
+        networks = school.network, self._teacher.network
+        assert school.probe is not None, "whoever built the terms has images"
+        images_BCHW = school.probe(0, 2).images_BCHW
+        shapes = tuple(ordered_shapes(network, images_BCHW) for network in networks)
+        self._places = decision_places(school.terms, *map(list, shapes))
+        # The routing network starts from there, also where the term there sleeps.
+        school.watch(self._places.teacher[0], self._teacher)
+        self._agent: Agent | None = None
+        if decisions in ("policy", "anti"):
+            if homo is None:
+                homo = type(networks[0]).__name__ == type(networks[1]).__name__
+            self._agent = Agent(
+                networks,
+                self._places,
+                shapes,
+                head_start=homo,
+                gamma=gamma,
+                label_smoothing=school.label_smoothing,
+                seed=school.seed,
+            )
+            school.precision.place(self._agent)
+        self._noise = torch.Generator().manual_seed(school.seed)
+        self._decided: tuple[weakref.ref[Lesson], Tensor] | None = None
+        self._numbers: dict[str, Tensor] = {}
+
+    @property
+    def updates(self) -> Sequence[Update]:
+        """The agent's, where there is a policy."""
+        if self._agent is None:
+            return ()
+        return (Update("agent", list(self._agent.parameters()), self._loss, lr_factor=AGENT_LR),)
+
+    def strengths(self, step: int, total_steps: int, stats: Stats) -> Mapping[str, float]:
+        """The recipe's."""
+        self._tau = annealed(*self._taus, step / max(total_steps - 1, 1))
+        return self._school.base
+
+    def guide(self, lesson: Lesson) -> Guidance:
+        """Which samples each term sees: as decided in the agent's update, if there was one."""
+        if self._decided is None or self._decided[0]() is not lesson:
+            with torch.no_grad():
+                self._decide(lesson)
+        assert self._decided is not None
+        decided_BS = self._decided[1]
+        for column, name in enumerate(self._places.names):
+            self._numbers[f"distilled.{name}"] = decided_BS[:, column].float().mean()
+        columns = self._places.column
+        return Guidance({t.name: decided_BS[:, columns[t.name]] for t in lesson.terms})
+
+    def trail(self) -> Mapping[str, float]:
+        """Share of samples distilled at each spot, and the agent's loss; one transfer from the device."""
+        if not self._numbers:
+            return {}
+        values = torch.stack([value.float() for value in self._numbers.values()]).tolist()
+        return dict(zip(self._numbers, values, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The agent, and where the noise has got to."""
+        agent = {} if self._agent is None else self._agent.state_dict()
+        return {"agent": agent, "noise": self._noise.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        if self._agent is not None:
+            self._agent.load_state_dict(state["agent"])
+        self._noise.set_state(state["noise"].cpu())
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        """The agent's."""
+        assert self._agent is not None
+        lesson = self._school.shared(batch)
+        a_BS = self._decide(lesson)
+        loss, routed = self._agent.loss(
+            batch.images_BCHW, batch.labels_B, lesson.teacher(self._teacher), lesson.task(), a_BS
+        )
+        self._numbers["policy_loss"] = loss.detach()
+        return loss, {"routed": routed}
+
+    def _decide(self, lesson: Lesson) -> Tensor:
+        """Choices [B, S] with their graph; what the student is to take from them is kept."""
+        batch, spots = len(lesson.batch.labels_B), len(self._places.names)
+        if self._agent is not None:
+            features = lesson.student(), lesson.teacher(self._teacher)
+            a_BS = self._agent.choose(*features, self._tau, self._noise)
+        elif self._decisions == "random":
+            a_BS = torch.rand(batch, spots, generator=self._noise).round()
+        else:
+            a_BS = torch.ones(batch, spots)
+        distilled_BS = (a_BS.detach() > 0.5) ^ (self._decisions == "anti")
+        self._decided = weakref.ref(lesson), distilled_BS.to(lesson.batch.labels_B.device)
+        return a_BS

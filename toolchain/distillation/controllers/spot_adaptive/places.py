@@ -1,0 +1,118 @@
+"""Where SAKD decides: the terms' spots, paired between student and teacher, the logits last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from deploy.errors import ConfigError
+from toolchain.distillation.spots import LOGITS, PENULTIMATE, shapes
+from toolchain.distillation.spots import spots_of as spots_of_network
+from toolchain.distillation.teachers.teacher import Teacher
+from toolchain.distillation.terms import Term, spots_of
+
+
+class Sliceable(Teacher, Protocol):
+    """A teacher that is one network, and so can be run in pieces."""
+
+    network: nn.Module
+
+
+@dataclass(frozen=True)
+class Places:
+    """The decisions of a batch: one column for each spot, and the last for the logits.
+
+    Attributes:
+        student: The student's inner spots, in order of execution.
+        teacher: The teacher's, one for each.
+        column: Of each term, by its name.
+    """
+
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
+    column: dict[str, int]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What people call the columns."""
+        return (*self.student, LOGITS)
+
+
+def decision_places(
+    terms: Sequence[Term], student: Sequence[str], teacher: Sequence[str]
+) -> Places:
+    """Where these terms are decided; one that looks at two layers, where the later of them is.
+
+    Args:
+        terms: All of them.
+        student: The terms' spots in the student, in order of execution.
+        teacher: Likewise in the teacher.
+
+    Raises:
+        ConfigError: The spots do not cut both networks into as many pieces in the same order.
+    """
+    pairs = {term.name: _pair(term, student, teacher) for term in terms}
+    inner = sorted(
+        {pair for pair in pairs.values() if LOGITS not in pair},
+        key=lambda pair: student.index(pair[0]),
+    )
+    if not inner:
+        raise ConfigError(
+            "spot-adaptive: the only spot is 'logits'; a decision needs one inside both networks as well; "
+            "add a loss at a spot like layer3 or penultimate"
+        )
+    order = [teacher.index(theirs) for _, theirs in inner]
+    if len({ours for ours, _ in inner}) < len(inner) or order != sorted(set(order)):
+        listed = ", ".join(f"{ours} with {theirs}" for ours, theirs in inner)
+        raise ConfigError(
+            f"spot-adaptive: the student's spots and the teacher's are paired as {listed}; accepted is one "
+            "partner each, in the same order in both networks; change spot or student_spot"
+        )
+    columns = {pair: column for column, pair in enumerate([*inner, (LOGITS, LOGITS)])}
+    return Places(
+        tuple(ours for ours, _ in inner),
+        tuple(theirs for _, theirs in inner),
+        {name: columns[pair] for name, pair in pairs.items()},
+    )
+
+
+def ordered_shapes(network: nn.Module, images_BCHW: Tensor) -> dict[str, torch.Size]:
+    """Shape of the features of these images at every spot, in order of execution."""
+    found = spots_of_network(network, images_BCHW)
+    last = {LOGITS: found.pop(LOGITS)}
+    return found | shapes(network, [PENULTIMATE], images_BCHW) | last
+
+
+def one_teacher(terms: Sequence[Term]) -> Sliceable:
+    """The teacher of all terms, which can be run in pieces.
+
+    Raises:
+        ConfigError: There are none or several, or it is not a single network.
+    """
+    teachers = list({id(term.teacher): term.teacher for term in terms}.values())
+    if len(teachers) != 1:
+        raise ConfigError(
+            f"spot-adaptive: the terms have {len(teachers)} teachers; a sample is routed through exactly "
+            "one; take losses of one teacher"
+        )
+    if not hasattr(teachers[0], "network"):
+        raise ConfigError(
+            f"spot-adaptive: the teacher is a {type(teachers[0]).__name__}, which is not one network that "
+            "can be run in pieces; take a frozen network, e.g. the pretrained one"
+        )
+    return cast(Sliceable, teachers[0])
+
+
+def _pair(term: Term, student: Sequence[str], teacher: Sequence[str]) -> tuple[str, str]:
+    ours = max(spots_of(term.student_spot), key=student.index)
+    theirs = max(spots_of(term.spot), key=teacher.index)
+    if (ours == LOGITS) != (theirs == LOGITS):
+        raise ConfigError(
+            f"spot-adaptive: {term.name!r} compares the student's {ours!r} with the teacher's {theirs!r}; "
+            "a sample can only cross between inner spots; take an inner spot of both, or logits of both"
+        )
+    return ours, theirs
