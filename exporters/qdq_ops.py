@@ -10,7 +10,7 @@ weights as floats; here weights are int8 constants and the exporter has nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,12 @@ def global_average_pool(x_BCHW: Tensor) -> Tensor:
     return x_BCHW.mean((2, 3), keepdim=True)
 
 
+@torch.library.custom_op("compress_deploy::mean", mutates_args=())
+def mean(x: Tensor, axes: list[int], keepdim: bool) -> Tensor:
+    """Mean over some axes."""
+    return x.mean(axes, keepdim=keepdim)
+
+
 @torch.library.custom_op("compress_deploy::flatten", mutates_args=())
 def flatten(x: Tensor) -> Tensor:
     """[B, ...] to [B, everything else]."""
@@ -62,6 +68,11 @@ def _(q_OX: Tensor, scale_O: Tensor, axis: int) -> Tensor:
 @global_average_pool.register_fake
 def _(x_BCHW: Tensor) -> Tensor:
     return x_BCHW.new_empty((*x_BCHW.shape[:2], 1, 1))
+
+
+@mean.register_fake
+def _(x: Tensor, axes: list[int], keepdim: bool) -> Tensor:
+    return x.mean(axes, keepdim=keepdim)
 
 
 @flatten.register_fake
@@ -127,6 +138,10 @@ def translations(opset: int) -> dict[Callable[..., Any], Callable[..., Any]]:
     def write_global_average_pool(x_BCHW: Any) -> Any:
         return op.GlobalAveragePool(x_BCHW)
 
+    def write_mean(x: Any, axes: Sequence[int], keepdim: bool) -> Any:
+        # torch.onnx computes the axes at run time, out of constants; TensorRT wants them written down.
+        return op.ReduceMean(x, constant(np.array(axes, np.int64)), keepdims=int(keepdim))
+
     def write_flatten(x: Any) -> Any:
         # Reshape, not Flatten: ONNX Runtime's integer kernels see through it without another Q/DQ.
         return op.Reshape(x, constant(np.array([0, -1], np.int64)))
@@ -136,5 +151,6 @@ def translations(opset: int) -> dict[Callable[..., Any], Callable[..., Any]]:
         ops.fake_quantize.default: write_fake_quantize,
         ops.dequantize_weight.default: write_dequantize_weight,
         ops.global_average_pool.default: write_global_average_pool,
+        ops.mean.default: write_mean,
         ops.flatten.default: write_flatten,
     }

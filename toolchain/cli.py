@@ -150,7 +150,7 @@ app.command(
 )(compare)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(device.app, name="device")
-app.command("list")(list_names)
+app.command("list", epilog=_examples("list losses", "list spots recipe.yaml"))(list_names)
 app.command("results")(results)
 app.command("report", epilog=_examples("report runs records --out page.html"))(report)
 app.command("version")(version)

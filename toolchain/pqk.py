@@ -116,6 +116,12 @@ class ChannelPruner:
         mask_channels(self._network, self._groups, self.channels(done), removed, bypassed)
 
 
+    def keep(self, channels: Mapping[str, Sequence[int]]) -> None:
+        """Set the final masks so that these channels of each group stay, whatever the scores say."""
+        bypassed = self._bypassed() if self._removed else ()
+        mask_channels(self._network, self._groups, channels, self._removed, bypassed)
+
+
 class WeightPruner:
     """Moves the masks of single weights from whole to the final sparsity."""
 
@@ -182,7 +188,7 @@ class PruningObjective:
         self._base.load_state_dict(state["base"])
         self._done, self._sparsity = state["done"], state["sparsity"]
 
-    def trail(self) -> Mapping[str, float]:
+    def trail(self) -> Mapping[str, float | Tensor]:
         """The other objective's."""
         return self._base.trail()
 
@@ -319,7 +325,7 @@ class TwoNetworks:
         """Masks are fixed in this phase; strengths are the student's controller's."""
         self._student.begin_step(step, total_steps)
 
-    def trail(self) -> Mapping[str, float]:
+    def trail(self) -> Mapping[str, float | Tensor]:
         """The student's strengths, where they change."""
         return self._student.trail()
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from toolchain.training.progress import Progress
 
 CUT = "cut.json"
+MASKING = ("prune", "pqk-prune", "ddsl-prune")
 # What is shipped says by which recipe it was made.
 SHIPPED = ("name", "model", "data", "precision", "target", "goals", "structure")
 
@@ -172,6 +173,37 @@ class PqkPrune(StageModel, Training, Quantizing):
         return student.save(out)
 
 
+class DdslPrune(StageModel, Training):
+    """DDSL: prune by ADMM while a dean sets how strongly to distil and to sparsify each layer."""
+
+    uses: ClassVar[tuple[str, ...]] = ("data", "precision", "structure", "goals", "target")
+    stage: Literal["ddsl-prune"] = "ddsl-prune"
+    epochs: float = Field(10, gt=0)
+    lr: float = Field(0.05, gt=0)
+    sparsity: float | None = Field(None, ge=0, lt=1, description="instead of the goals")
+    budget: Literal["projection", "multiplier", "widths"] = Field(
+        "projection",
+        description="how the goals are met: `projection` at every Z-step, by one price for all layers; "
+        "`multiplier` softly, by a price that follows the size; `widths`: those that the structure decides",
+    )
+    rho: float = Field(0.1, gt=0, description="of ADMM's penalty")
+    z_every_steps: int = Field(50, ge=1, description="steps between two Z-steps")
+    fixed_from: float = Field(
+        0.5, ge=0, le=1, description="share of the stage; then masks are fixed"
+    )
+    distil: Distil | None = Field(
+        Distil(controller="dean"), description="terms from the pretrained teacher; none: labels"
+    )
+
+    def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
+        from toolchain.student import Student
+        from toolchain.teaching import pruning_by_admm, train
+
+        student = Student.load(source, ctx)
+        train(student, pruning_by_admm(student, self), self, out)
+        return student.save(out)
+
+
 class PqkDistil(StageModel, Training):
     """PQK's phase 2: the pruned weights, put back, make the teacher of the network without them."""
 
@@ -282,6 +314,7 @@ STAGES: tuple[type[StageModel], ...] = (
     Quantize,
     Prune,
     PqkPrune,
+    DdslPrune,
     PqkDistil,
     Slim,
     Recover,
@@ -317,7 +350,7 @@ def check_order(stages: Sequence[StageModel]) -> None:
             wrong = "report follows export at once, and nothing else does"
         elif name in ("slim", "pqk-distil") and not masked:
             wrong = "nothing is masked there"
-        elif name in ("prune", "pqk-prune") and masked:
+        elif name in MASKING and masked:
             wrong = "the network is masked there already"
         elif name == "quantize" and quantized:
             wrong = "the network is quantized there already"
@@ -326,7 +359,7 @@ def check_order(stages: Sequence[StageModel]) -> None:
                 f"stages: {name} after {before or 'nothing'}: {wrong}; accepted is e.g. "
                 f"{', '.join(known.stage for known in standard_chain())}; reorder them"
             )
-        masked = name in ("prune", "pqk-prune") or (masked and name not in ("slim", "student"))
+        masked = name in MASKING or (masked and name not in ("slim", "student"))
         quantized = (quantized and name != "student") or name in ("quantize", "pqk-prune")
         before = name
 

@@ -224,6 +224,12 @@ class Student:
         self._decision = decision
         return pruner
 
+    @property
+    def decision(self) -> Decision:
+        """What ``channel_pruner`` decided."""
+        assert self._decision is not None, "the pruner is made first"
+        return self._decision
+
     def _placed(self, gradients: Mapping[str, Tensor] | None, group: Group) -> Gradients | None:
         """The gradients that a group's score reads, where the network is by now."""
         if gradients is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,9 @@ from toolchain.data.batches import evaluation_batches
 from toolchain.data.drawing import Drawing
 from toolchain.data.partition import hold_out
 from toolchain.data.samples import Data, Split
+from toolchain.dean.building import build_sparsifier
+from toolchain.dean.objective import PruningByAdmm
+from toolchain.dean.sparsifier import Sparsifier
 from toolchain.distillation.building import recovery_objective
 from toolchain.distillation.config import Distil
 from toolchain.distillation.controllers.controller import CONTROLLERS
@@ -31,7 +33,7 @@ from toolchain.training.objective import Batch, Objective
 from toolchain.training.optimizers import quantizer_scales
 
 if TYPE_CHECKING:
-    from toolchain.stages import PqkDistil, PqkPrune
+    from toolchain.stages import DdslPrune, PqkDistil, PqkPrune
     from toolchain.student import Student
     from toolchain.training.config import Training
 
@@ -55,10 +57,16 @@ class Course:
 
 
 def recovery(
-    student: Student, distil: Distil | None, config: Training, *, regrow: bool = False
+    student: Student,
+    distil: Distil | None,
+    config: Training,
+    *,
+    regrow: bool = False,
+    sparsifier: Sparsifier | None = None,
 ) -> Course:
     """Labels, and the terms of the recipe's teachers; masked weights stay where they are."""
     school, data = _school(student, distil, config)
+    school = replace(school, sparsifier=sparsifier)
     held = HeldStill(student.network)
     guard = None if regrow or not student.spec.masked else lambda: held.only("important")
     quantization = student.spec.quantization
@@ -86,6 +94,27 @@ def pruning(student: Student, config: PqkPrune, pruner: ChannelPruner | WeightPr
         bits=config.bits,
         ramp=(config.ramp_start, config.ramp_end),
         every=config.mask_every_steps,
+    )
+    return replace(base, objective=objective)
+
+
+def pruning_by_admm(student: Student, config: DdslPrune) -> Course:
+    """DDSL: labels and the recipe's teachers, drawn to a sparse copy, under a dean's strengths."""
+    pruner = student.channel_pruner(config.sparsity)
+    student.precision.place(student.network)
+    structure = student.ctx.recipe.structure
+    sparsifier = build_sparsifier(
+        student.network, student.decision, structure, rho=config.rho, budget=config.budget
+    )
+    base = recovery(student, config.distil, config, sparsifier=sparsifier)
+    objective = PruningByAdmm(
+        student.network,
+        base.objective,
+        sparsifier,
+        pruner.keep,
+        every=config.z_every_steps,
+        fixed_from=config.fixed_from,
+        say=student.ctx.say,
     )
     return replace(base, objective=objective)
 
@@ -139,7 +168,7 @@ def two_networks(student: Student, config: PqkDistil) -> Course:
 
 
 def train(student: Student, course: Course, config: Training, out: Path) -> None:
-    """Run the training loop on ``student`` and write its log, and what was learned of teaching, to ``out``."""
+    """Run the training loop on ``student``; its log, and what its controller learned, go to ``out``."""
     objective = course.objective
     images = config.epochs * len(course.data.train)
     if student.spec.quantization is not None and student.precision.name == "bf16":
@@ -160,7 +189,7 @@ def train(student: Student, course: Course, config: Training, out: Path) -> None
     student.network.cpu()
     if course.distilling is not None:
         course.distilling.controller.keep(out)
-    if isinstance(objective, PruningObjective):
+    if isinstance(objective, PruningObjective | PruningByAdmm):
         objective.finish()
         student.settle()
 

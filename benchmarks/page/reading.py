@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
+from benchmarks.page import numbers
+from benchmarks.page.envelope import Envelope
 from benchmarks.records.record import FORMAT, read_record
 from benchmarks.report_file import ARTIFACTS, REPORT, read_report
 from deploy.errors import ConfigError, StorageError
 
 LOGS = "logs"
+TRAIL = "trail"
 MANIFEST = "manifest.json"
 _RECORD_HEAD = 4096
 
@@ -59,11 +62,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Log:
-    """The log of one training stage: its rows in order, and how many lines were unreadable."""
+    """The log of one training stage: its rows in order, and how many lines were unreadable.
+
+    ``trail`` is what was written down of every step, by name; its records are no rows.
+    """
 
     stage: str
     rows: tuple[Mapping[str, Any], ...]
     unreadable: int
+    trail: Mapping[str, Envelope] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -189,18 +196,39 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
 
 
 def _log(path: Path) -> Log:
-    """A log; a run that was killed may have left half a line, which is counted."""
-    rows, unreadable = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            unreadable += 1
-    return Log(path.stem.rpartition("-")[0] or path.stem, tuple(rows), unreadable)
+    """A log; a run that was killed may have left half a line, which is counted.
+
+    A trail has a record of every step, so it is thinned as it is read.
+    """
+    rows: list[Mapping[str, Any]] = []
+    trail: dict[str, Envelope] = {}
+    unreadable = 0
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                unreadable += 1
+            elif row.get("kind") == TRAIL:
+                _follow(trail, row)
+            else:
+                rows.append(row)
+    return Log(path.stem.rpartition("-")[0] or path.stem, tuple(rows), unreadable, trail)
+
+
+def _follow(trail: dict[str, Envelope], row: Mapping[str, Any]) -> None:
+    """Add one record; what is not a number is left out."""
+    step = numbers.known(row, "step")
+    if step is None:
+        return
+    for name in row:
+        value = None if name in ("kind", "step") else numbers.known(row, name)
+        if value is not None:
+            if name not in trail:
+                trail[name] = Envelope()
+            trail[name].add(step, value)
 
 
 def counted(count: Any, noun: str) -> str:

@@ -9,26 +9,30 @@ from benchmarks.page import numbers
 from benchmarks.page.blocks import (
     FULL,
     NARROW,
+    Block,
     Cell,
     Column,
     Figure,
     Figures,
+    Flag,
+    Flags,
     Section,
     Table,
 )
 from benchmarks.page.charts.timeline import Bar, Timeline
 from benchmarks.page.facts import flat
 from benchmarks.page.reading import Run, mapping
+from benchmarks.page.trail_figures import fallbacks, trail_figures
 from benchmarks.page.training_figures import training_figures
 
 
 def training_section(run: Run) -> list[Section]:
-    """Curves of the stages that train; nothing where the run came without logs."""
+    """Curves of the stages that train, and what was decided at every step; nothing without logs."""
     named = (stage for stage in run.report["stages"] if stage.get("name") == "teacher")
     teacher: Mapping[str, Any] = next(named, {})
     figures = training_figures(run.logs, numbers.known(teacher, "metrics", "validation_top1"))
     if not figures:
-        return []
+        return trail_section(run)
     untrained = [
         str(stage.get("name"))
         for stage in run.report["stages"]
@@ -40,7 +44,24 @@ def training_section(run: Run) -> list[Section]:
         intro += " Stages of one name are in the order of their keys."
     if untrained:
         intro += f" In the gaps are stages that train nothing ({', '.join(untrained)})."
-    return [Section("Training", [Figures(figures)], intro)]
+    return [Section("Training", [Figures(figures)], intro), *trail_section(run)]
+
+
+def trail_section(run: Run) -> list[Section]:
+    """Strengths and what set them, step by step, where a stage wrote them down."""
+    figures = trail_figures(run.logs)
+    if not figures:
+        return []
+    steps = sum(max(found.count for found in log.trail.values()) for log in run.logs if log.trail)
+    blocks: list[Block] = [Figures(figures)]
+    told = fallbacks(run.logs)
+    if told:
+        blocks.insert(0, Flags([Flag("warn", "Fallback", line) for line in told]))
+    intro = (
+        f"Every step was written down, {numbers.grouped(steps)} in all. Of a stretch that is too short to "
+        "be seen, its lowest and its highest value are drawn."
+    )
+    return [Section("Strengths, step by step", blocks, intro)]
 
 
 def chain_section(report: Mapping[str, Any]) -> list[Section]:

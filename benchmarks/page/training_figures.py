@@ -70,7 +70,8 @@ def training_figures(logs: Sequence[Log], teacher_validation: float | None = Non
 
     ``teacher_validation`` is the teacher's top-1 on the part that training validates on, in percent.
     """
-    laid = _laid_out([log for log in logs if log.rows])
+    laid = laid_out([log for log in logs if log.rows])
+    trailed = any(name.startswith("strength.") for log in logs for name in log.trail)
     names: dict[str, None] = {}
     for place in laid:
         for row in place.log.rows:
@@ -78,6 +79,8 @@ def training_figures(logs: Sequence[Log], teacher_validation: float | None = Non
     groups: dict[str, list[str]] = {}
     for name in names:
         chart = next((chart for chart in CHARTS if chart.takes(name)), TERMS)
+        if trailed and _is_strength(name):
+            continue  # means over an epoch, of what the trail has for every step
         groups.setdefault(chart.title, []).append(name)
     figures = []
     for chart in (*CHARTS[:1], TERMS, *CHARTS[1:]):
@@ -97,9 +100,9 @@ def training_figures(logs: Sequence[Log], teacher_validation: float | None = Non
     return figures
 
 
-def _laid_out(logs: Sequence[Log]) -> list[Place]:
+def laid_out(logs: Sequence[Log]) -> list[Place]:
     """Each stage's place on an axis of total length 1 but for the gaps."""
-    steps = [max((_step(row) for row in log.rows), default=0.0) or 1.0 for log in logs]
+    steps = [_steps(log) for log in logs]
     least = min(_LEAST, 1 / len(logs)) if logs else 0.0
     widths = [max(count / sum(steps), least) for count in steps]
     start, laid = 0.0, []
@@ -107,6 +110,12 @@ def _laid_out(logs: Sequence[Log]) -> list[Place]:
         laid.append(Place(log, start, width / sum(widths), count))
         start += width / sum(widths) + _GAP
     return laid
+
+
+def _steps(log: Log) -> float:
+    """How many the stage has, at least 1."""
+    ends = [*map(_step, log.rows), *(found.last[0] for found in log.trail.values())]
+    return max(ends, default=0.0) or 1.0
 
 
 def _step(row: Mapping[str, object]) -> float:

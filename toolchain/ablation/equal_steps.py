@@ -1,8 +1,8 @@
 """As many optimizer steps for everybody: a controller that keeps images for itself gets longer epochs.
 
-A controller that learns from held-out images (the dean) leaves fewer to the student, so its epochs are shorter.
-Compared at equal epochs it would train for fewer steps; here its epochs are counted in those of all
-images: the same steps and learning rates, on fewer different images.
+A controller that learns from held-out images (the dean) leaves fewer to the student, whose epochs are
+shorter then. Compared at equal epochs it would train for fewer steps; here its epochs are counted in
+those of all images: the same steps and learning rates, on fewer different images.
 """
 
 from __future__ import annotations

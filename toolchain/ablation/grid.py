@@ -22,8 +22,8 @@ from toolchain.training.progress import Progress, duration
 if TYPE_CHECKING:
     from toolchain.recipe.schema import Recipe
 
-# A run that was found, not made, takes less, and says nothing about those that are left.
-FOUND_S = 2.0
+# A run that takes less than this share of the longest was found, and says nothing about those to come.
+FOUND_SHARE = 0.2
 
 
 def jobs_of(
@@ -112,13 +112,17 @@ def show(ablation: Ablation) -> None:
     console = Console()
     title = f"{ablation.recipe}: {len(ablation.variants)} variants, {len(ablation.seeds)} seeds"
     shown = Table(title=title, title_justify="left")
-    for column in HEAD[:-1]:
-        shown.add_column(column, justify="left" if column == "variant" else "right")
+    for column in ("variant", "n", "test, %", "validation, %", "MACs", "steps", "seconds"):
+        shown.add_column(column, justify="left" if column == "variant" else "right", no_wrap=True)
     for row in ablation.rows():
-        shown.add_row(*row[:-1])
+        of = dict(zip(HEAD, row, strict=True))
+        shown.add_row(*(of[name] for name in _SHOWN))
     console.print(shown)
     for sentence in ablation.sentences():
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+_SHOWN = ("variant", "n", "test top-1, %", "validation top-1, %", "MACs", "steps", "seconds")
 
 
 def _announcement(ablation: Ablation, jobs: Sequence[Job], out: Path) -> str:
@@ -135,12 +139,12 @@ class _Teller:
 
     def __init__(self, total: int, at_once: int, progress: Progress) -> None:
         self._total, self._at_once, self._progress = total, at_once, progress
-        self._done, self._made_s = 0, list[float]()
+        self._done, self._all_s = 0, list[float]()
 
     def tell(self, one: Finished) -> None:
         self._done += 1
-        if one.seconds > FOUND_S and isinstance(one.result, Outcome):
-            self._made_s.append(one.seconds)
+        if isinstance(one.result, Outcome):
+            self._all_s.append(one.seconds)
         result = one.result
         if isinstance(result, Failure):
             how = f"FAILED: {result.reason}"
@@ -148,8 +152,9 @@ class _Teller:
             how = f"test {result.test_top1:.2f} %, validation {result.validation_top1:.2f} %"
         left = self._total - self._done
         eta = ""
-        if left and self._made_s:
-            mean_s = sum(self._made_s) / len(self._made_s)
+        if left and self._all_s:
+            made_s = [each for each in self._all_s if each >= FOUND_SHARE * max(self._all_s)]
+            mean_s = sum(made_s) / len(made_s)
             eta = f", {left} left, about {duration(mean_s * left / self._at_once)}"
         self._progress.say(
             f"{self._done}/{self._total} {result.variant}, seed {result.seed}: {how} "

@@ -84,7 +84,9 @@ def sparsability_with_depth(found: Sequence[Damage]) -> Correlation | None:
     return correlate(np.arange(len(losses_L), dtype=np.float64), np.array(losses_L)[:, None])
 
 
-def sentences(seen: Sequence[Probed], found: Sequence[Damage]) -> list[str]:
+def sentences(
+    seen: Sequence[Probed], found: Sequence[Damage], after: Sequence[Damage] = ()
+) -> list[str]:
     """What was seen, one sentence a claim and time."""
     said = []
     for probed in _ends(seen):
@@ -107,12 +109,14 @@ def sentences(seen: Sequence[Probed], found: Sequence[Damage]) -> list[str]:
             f"{change.last:+.3f} after{interval}; lower in {change.fell} of {change.n} layers: "
             f"{change.finding}."
         )
-    cost = sparsability_with_depth(found)
-    if cost is not None:
-        highest = max(each.sparsity for each in found)
-        said.append(
-            f"What {highest:.0%} sparsity of one group costs, with depth over {cost.n} groups: {_told(cost)}."
-        )
+    for when, damages in (("", found), (" after training", after)):
+        cost = sparsability_with_depth(damages)
+        if cost is not None:
+            highest = max(each.sparsity for each in damages)
+            said.append(
+                f"What {highest:.0%} sparsity of one group costs{when}, with depth over {cost.n} groups: "
+                f"{_told(cost)}."
+            )
     return said
 
 

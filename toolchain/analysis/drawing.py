@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.page.charts.labels import text_width
 from benchmarks.page.charts.plot import Axis, Plot, Series
-from benchmarks.page.charts.style import series_style, swatch
+from benchmarks.page.charts.style import Style, series_style, swatch
 from benchmarks.page.charts.svg import Svg, tag
 from benchmarks.statistics.student_t import mean_interval
 from toolchain.analysis.probing import Probed
@@ -36,19 +36,21 @@ def distillability_svg(seen: Sequence[Probed], what: str) -> str:
     names = list(dict.fromkeys(name for each in seen for name in getattr(each, what)))
     x = {name: float(place) for place, name in enumerate(names, 1)}
     series, keys = [], []
-    for number, probed in enumerate(_some(seen)):
+    times = _some(seen)
+    for number, probed in enumerate(times):
         found: Mapping[str, Sequence[float]] = getattr(probed, what)
-        style = series_style(number)
+        style, beside = series_style(number), _beside(number, len(times))
         said = f"step {probed.step:,}" if len(seen) > 1 else "before training"
-        points = [(x[name], _mean(values)) for name, values in found.items()]
+        points = [(x[name] + beside, _mean(values)) for name, values in found.items()]
         tips = [f"{name}, {said}: {y:+.3f}" for name, (_, y) in zip(found, points, strict=True)]
         series.append(Series(said, points, style, tips=tips, dots=True))
         bars: list[tuple[float, float | None]] = []
         for name, values in found.items():
             interval = mean_interval(values)
             if interval is not None:
-                bars += [(x[name], interval[0]), (x[name], interval[1]), (x[name], None)]
-        series.append(Series(said, bars, style))
+                at = x[name] + beside
+                bars += [(at, interval[0]), (at, interval[1]), (at, None)]
+        series.append(Series(said, bars, _solid(style)))
         keys.append((said, number))
     noun = "layer" if what == "layers" else "term"
     plot = Plot(
@@ -66,19 +68,21 @@ def sparsability_svg(found: Sequence[Damage]) -> str:
     names = list(dict.fromkeys(each.group for each in found))
     x = {name: float(place) for place, name in enumerate(names, 1)}
     series, keys = [], []
-    for number, sparsity in enumerate(sorted({each.sparsity for each in found})):
+    sparsities = sorted({each.sparsity for each in found})
+    for number, sparsity in enumerate(sparsities):
+        beside = _beside(number, len(sparsities))
         mine = [each for each in found if each.sparsity == sparsity]
         said, style = f"{sparsity:.0%} of the channels gone", series_style(number)
         tips = [
             f"{one.group}, {said}: {one.loss:+.3f} nats, {one.top1:+.1f} points" for one in mine
         ]
-        points = [(x[one.group], one.loss) for one in mine]
+        points = [(x[one.group] + beside, one.loss) for one in mine]
         series.append(Series(said, points, style, tips=tips, dots=True))
         bars: list[tuple[float, float | None]] = []
         for one in mine:
-            at = x[one.group]
+            at = x[one.group] + beside
             bars += [(at, one.loss_interval[0]), (at, one.loss_interval[1]), (at, None)]
-        series.append(Series(said, bars, style))
+        series.append(Series(said, bars, _solid(style)))
         keys.append((said, number))
     plot = Plot(
         "Sparsability by group",
@@ -96,6 +100,15 @@ def _some(seen: Sequence[Probed]) -> list[Probed]:
         return list(seen)
     last = len(seen) - 1
     return [seen[round(number * last / (MOST_TIMES - 1))] for number in range(MOST_TIMES)]
+
+
+def _beside(number: int, count: int) -> float:
+    """How far a series stands beside its place, so that intervals do not cover each other."""
+    return 0.08 * (number - (count - 1) / 2)
+
+
+def _solid(style: Style) -> Style:
+    return Style(style.name, "", style.marker)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -17,7 +17,7 @@ from toolchain.analysis.sparsities import Damage
 from toolchain.runs.artifacts import installed_versions
 from toolchain.runs.markdown import bullets, hardware, markdown_table, versions
 
-MOST_TIMES = 6  # columns of a table
+MOST_TIMES, MOST_SHOWN = 6, 3  # columns of a table: on the page, on a terminal
 RESULT, PAGE = "analysis.json", "analysis.md"
 DISTILLABILITY, BY_TERM, SPARSABILITY = "distillability.svg", "terms.svg", "sparsability.svg"
 
@@ -70,7 +70,7 @@ class Analysis:
 
     def sentences(self) -> list[str]:
         """What was seen of the papers' claims."""
-        said = sentences(self.seen, self.damages)
+        said = sentences(self.seen, self.damages, self.after)
         return [*said, self.left_out] if self.left_out else said
 
     @classmethod
@@ -124,16 +124,21 @@ def read(folder: Path) -> Analysis:
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
 
-def tables(analysis: Analysis) -> list[Table]:
-    """Title, head and rows of each table that has something to say."""
+def tables(analysis: Analysis, most: int = MOST_TIMES, *, brief: bool = False) -> list[Table]:
+    """Title, head and rows of each table that has something to say.
+
+    Args:
+        most: Times in the tables of distillability.
+        brief: Whether costs of sparsity go without their intervals.
+    """
     made = []
     for title, what in (("by layer", "layers"), ("by term, at its own spot", "terms")):
-        head, rows = _cosines(analysis.seen, what)
+        head, rows = _cosines(analysis.seen, what, most)
         if rows:
             made.append((f"Distillability {title}", head, rows))
     for title, found in (("", analysis.damages), (" after training", analysis.after)):
         if found:
-            made.append((f"Sparsability{title}", *_damages(found)))
+            made.append((f"Sparsability{title}", *_damages(found, brief)))
     return made
 
 
@@ -146,6 +151,8 @@ def markdown(analysis: Analysis, environment: Mapping[str, Any]) -> str:
         "with the half width of the 95 % interval of the mean over them",
         f"sparsability: rise of the loss (nats) and change of top-1 (points) on {analysis.images:,} held-out "
         f"images when channels of least {analysis.importance} go from one group alone, before any recovery",
+        "p-values: of the rank correlation over layers, if their order meant nothing; layers share much of "
+        "their gradients, so they say less than as many independent ones",
         f"hardware: {hardware(record)}",
         f"versions: {versions(record)}",
     ]
@@ -167,20 +174,24 @@ def show(analysis: Analysis) -> None:
     from rich.table import Table as Shown
 
     console = Console()
-    for title, head, rows in tables(analysis):
+    for title, head, rows in tables(analysis, MOST_SHOWN, brief=True):
         shown = Shown(title=title, title_justify="left")
         for number, column in enumerate(head):
-            shown.add_column(column, justify="right" if number else "left")
+            shown.add_column(column, justify="right" if number else "left", no_wrap=True)
         for row in rows:
             shown.add_row(*row)
         console.print(shown)
+    if analysis.damages:
+        console.print("Sparsability: rise of the loss in nats, change of top-1 in points.")
     for sentence in analysis.sentences():
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
-def _cosines(seen: Sequence[Probed], what: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _cosines(
+    seen: Sequence[Probed], what: str, most: int
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     last = len(seen) - 1
-    count = min(len(seen), MOST_TIMES)
+    count = min(len(seen), most)
     times = [seen[round(n * last / max(1, count - 1))] for n in range(count)]
     names = dict.fromkeys(name for probed in times for name in getattr(probed, what))
     head = (what.removesuffix("s"), *(f"step {probed.step:,}" for probed in times))
@@ -198,7 +209,8 @@ def _cell(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):+.3f}{half}"
 
 
-def _damages(found: Sequence[Damage]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _damages(found: Sequence[Damage], brief: bool) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Rise of the loss in nats and change of top-1 in points."""
     sparsities = sorted({each.sparsity for each in found})
     head = ("group", "channels", *(f"{sparsity:.0%} gone" for sparsity in sparsities))
     groups: dict[str, dict[float, Damage]] = {}
@@ -209,6 +221,7 @@ def _damages(found: Sequence[Damage]) -> tuple[tuple[str, ...], list[tuple[str, 
         cells = []
         for one in (each_of[sparsity] for sparsity in sparsities):
             half = (one.loss_interval[1] - one.loss_interval[0]) / 2
-            cells.append(f"{one.loss:+.3f} ± {half:.3f}, {one.top1:+.1f}")
+            spread = "" if brief else f" ± {half:.3f}"
+            cells.append(f"{one.loss:+.3f}{spread}, {one.top1:+.1f}")
         rows.append((name, str(next(iter(each_of.values())).channels), *cells))
     return head, rows

@@ -162,7 +162,9 @@ class Analyze(StageModel):
     ) -> Analysis:
         from toolchain.analysis.page import Analysis
 
-        terms = [f"{term.name} {school.base.get(term.name, 0.0):g}" for term in school.terms]
+        strengths = {term.name: school.base.get(term.name, 0.0) for term in school.terms}
+        distilled = ", ".join(f"{name} at strength {s:g}" for name, s in strengths.items() if s)
+        watched = ", ".join(name for name, strength in strengths.items() if not strength)
         masked = "Sparsability was not measured: masks hide channels at this stage already."
         return Analysis(
             recipe=ctx.recipe.name,
@@ -171,7 +173,7 @@ class Analyze(StageModel):
             seen=seen,
             damages=before,
             after=after,
-            distilled=", ".join(terms),
+            distilled=distilled + (f"; looked at only: {watched}" if watched else ""),
             probes=f"{self.probes} probe batches of {size} training images, not augmented",
             images=min(self.images, len(student.data.validation)),
             importance=ctx.recipe.structure.importance,

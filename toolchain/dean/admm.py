@@ -74,7 +74,7 @@ class ChannelGroup:
         sums = []
         for part in self._parts:
             both = (left[part.parameter] * right[part.parameter]).double()
-            sums_O = both.transpose(0, part.axis).flatten(1).sum(1)
+            sums_O = both.transpose(0, part.axis).reshape(both.shape[part.axis], -1).sum(1)
             sums.append(sums_O[part.index_CK.to(sums_O.device)].sum(1))
         return torch.stack(sums).sum(0)
 

@@ -54,6 +54,7 @@ class Budget:
         removed: Branches that go in any case.
         align: Widths kept are multiples of this.
         max_sparsity: Of each group.
+        widths: Channels kept of each group, if that is decided already; then there is no price.
     """
 
     cost: CostModel
@@ -62,6 +63,7 @@ class Budget:
     removed: Sequence[Branch] = ()
     align: int = 1
     max_sparsity: float = 0.9
+    widths: Mapping[str, int] | None = None
 
     def left(self, goal: str, widths: Mapping[str, int]) -> float:
         """The share that stays of what a goal counts; for ``sparsity``, of the channels."""
@@ -106,6 +108,8 @@ class Budget:
         Raises:
             StructureError: A goal is out of reach.
         """
+        if self.widths is not None:
+            return Kept(_best(scores, self.widths), 0.0)
         levels = [
             -1.0,
             *sorted({value for score_C in scores.values() for value in score_C.tolist()}),

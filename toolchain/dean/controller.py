@@ -182,7 +182,7 @@ class DeanController(Steady):
         seen = look(gradients, parameters, before, school.sparsifier)
         self._memory.add(seen)
         alpha_R, beta_R = self._factors(self._memory.features(seen, progress))
-        self._fallen_back = self._noisy()
+        self._fallen_back = self._trusts and not self._trust.stands
         self._set(seen, alpha_R.detach(), beta_R.detach())
         ahead = None
         if not self._frozen:
@@ -191,7 +191,7 @@ class DeanController(Steady):
             batch = school.held_out(self._probes, self._size)
             ahead = look_ahead(school, gradients, self._base[TASK], now, batch, self._rate)
             self._judge(ahead, seen)
-            if not self._noisy():
+            if self._trust.learns or not self._trusts:
                 self._learn(ahead, seen, alpha_R, beta_R)
         self._probes += 1
         self._trail = {**self._standing(), **self._found(seen, ahead)}
@@ -206,9 +206,6 @@ class DeanController(Steady):
             if float(base_T.sum()) > 0:
                 alpha_R = alpha_R * (base_T.sum() / total)
         return alpha_R, beta_R
-
-    def _noisy(self) -> bool:
-        return self._trusts and self._trust.noisy
 
     def _set(self, seen: Look, alpha_R: Tensor, beta_R: Tensor) -> None:
         """Make the factors the strengths of the coming steps, or the recipe's if they are noise."""
@@ -225,12 +222,12 @@ class DeanController(Steady):
         """Compare the two halves; say so once when they are found to disagree."""
         one, other = (self._scaled(half, seen) for half in ahead.halves)
         self._trust.add(agreement(one, other))
-        if self._noisy() and not self._warned:
+        if self._trusts and not self._trust.stands and not self._warned:
             self._warned = True
             self._school.say(
                 f"dean: two halves of the held-out batches do not agree on what helps (mean cosine less "
-                f"1.645 standard errors is {self._trust.margin:.3f}, which has to be above 0); strengths "
-                "fall back to the recipe's until they do; a larger probe_size or held_out has less noise"
+                f"1.645 standard errors is {self._trust.evidence:.3f}; it has to be above 0): strengths fall "
+                "back to the recipe's until they do; a larger probe_size or held_out means less noise"
             )
 
     def _scaled(self, derivatives: tuple[float, ...], seen: Look) -> list[float]:
@@ -262,6 +259,7 @@ class DeanController(Steady):
         if ahead is not None:
             trail["dean.held_out_loss"] = ahead.loss
             trail["dean.agreement"] = self._trust.last
+            trail["dean.learns"] = float(self._trust.learns or not self._trusts)
             trail["dean.step"] = ahead.learning_rate
         for number, name in enumerate(seen.names[: seen.terms]):
             trail[f"distillability.{name}"] = self._memory.cosine(name)

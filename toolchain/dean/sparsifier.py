@@ -111,13 +111,14 @@ class AdmmSparsifier:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The groups; none once the masks are fixed."""
-        return () if self._fixed else tuple(self._groups)
+        """The groups; none once the masks are fixed, or where their widths were decided before."""
+        decided = self._fixed or self.budget.widths is not None
+        return () if decided else tuple(self._groups)
 
     @property
     def strengths(self) -> Mapping[str, float]:
         """beta of each layer."""
-        return self._strengths
+        return {name: self._strengths[name] for name in self.layers}
 
     @property
     def kept(self) -> Kept | None:
@@ -144,13 +145,12 @@ class AdmmSparsifier:
         return found
 
     def sparse(self) -> AbstractContextManager[None]:
-        factors, _ = self._factors(self._scores())
+        factors, _ = self._present()
         z = self.admm.thresholded(factors)
         return moved(self.admm.parameters, [z[p] for p in self.admm.parameters])
 
     def hypergradients(self, gradients: Mapping[nn.Parameter, Tensor]) -> dict[str, float]:
-        scores = self._scores()
-        factors, kept = self._factors(scores)
+        factors, kept = self._present()
         v = self.admm.v()
         losses, sizes = [], []
         for name, group in self._groups.items():
@@ -187,7 +187,7 @@ class AdmmSparsifier:
         scores = self._scores()
         _, kept = self._factors(scores)
         kept = self.budget.priced(scores, kept.price) if self._step == "multiplier" else kept
-        met = not self.budget.unmet(kept.widths)
+        met = self._step == "projection" or not self.budget.unmet(kept.widths)
         self._kept = kept if met else self.budget.project(scores)
         self._fixed = True
         return self._kept, met
@@ -223,12 +223,7 @@ class AdmmSparsifier:
         """What a Z-step multiplies each channel with, and the channels that it leaves."""
         if self._step == "projection":
             kept = self.budget.project(scores)
-            factors = {}
-            for name, score_C in scores.items():
-                factor_C = torch.zeros_like(score_C)
-                factor_C[list(kept.channels[name])] = 1.0
-                factors[name] = factor_C
-            return factors, kept
+            return self._hard(kept), kept
         price = self._price
         if price is None:  # at first the weakest channel of all is at the threshold
             price = min(float(score_C[score_C > 0].min()) for score_C in scores.values())
@@ -242,6 +237,20 @@ class AdmmSparsifier:
             for name, factor_C in factors.items()
         }
         return factors, Kept(channels, price)
+
+    def _present(self) -> tuple[dict[str, Tensor], Kept]:
+        """As ``_factors``, at the last Z-step's price: what a budget keeps is not searched for again."""
+        if self._step == "projection" and self._kept is not None:
+            return self._hard(self._kept), self._kept
+        return self._factors(self._scores())
+
+    def _hard(self, kept: Kept) -> dict[str, Tensor]:
+        """Ones for the channels that stay."""
+        factors = {}
+        for name, group in self._groups.items():
+            factors[name] = torch.zeros(group.channels, dtype=torch.float64)
+            factors[name][list(kept.channels[name])] = 1.0
+        return factors
 
     def _bearable(self, name: str, score_C: Tensor) -> float:
         """The highest threshold that leaves a layer its smallest width: no layer dies."""

@@ -66,7 +66,8 @@ def join(student: torch.Size, teacher: torch.Size, match: str, spot: str) -> nn.
     if steps is None:
         raise ConfigError(
             f"distil.spot: {spot!r} gives {own} in the student and {theirs} in the teacher, which nothing "
-            "joins; accepted are [C], [C, H, W], and tokens [N, C] of one number or on square grids; choose another spot"
+            "joins; accepted are [C], [C, H, W], and tokens [N, C] as many or on square grids; choose "
+            "another spot"
         )
     return None if not steps else steps[0] if len(steps) == 1 else nn.Sequential(*steps)
 

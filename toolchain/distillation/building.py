@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from deploy.errors import ConfigError
 from toolchain.distillation.adapters import join
 from toolchain.distillation.config import Distil, DistilLoss
 from toolchain.distillation.controllers.controller import CONTROLLERS
+from toolchain.distillation.exits import exit_branch
 from toolchain.distillation.lessons import TASK, School
 from toolchain.distillation.losses.entry import LOSSES, LossEntry
 from toolchain.distillation.objective import DistillationObjective
@@ -95,8 +96,10 @@ def build_terms(
     for loss in losses:
         entry = LOSSES.look_up(loss.loss)
         if loss.teacher not in teachers:
-            raise ConfigError(f"distil.losses ({loss.loss}).teacher: {unknown(loss.teacher, teachers)}")
-        teacher = teachers[loss.teacher]
+            raise ConfigError(
+                f"distil.losses ({loss.loss}).teacher: {unknown(loss.teacher, teachers)}"
+            )
+        teacher, bound = teachers[loss.teacher], _bound(entry, loss, samples)
         places = _places(school.network, teacher, loss, entry)
         student = shapes(school.network, _paths(p.student for p in places), images_BCHW)
         observed = teacher.observe(images_BCHW, _paths(p.teacher for p in places))
@@ -104,13 +107,16 @@ def build_terms(
         for number, place in enumerate(places, start=1):
             seen = {one: observed[one].shape for one in spots_of(place.teacher)}
             own = {one: student[one] for one in spots_of(place.student)}
+            adapter: nn.Module | None
             if entry.match == "exit" and place.student != LOGITS:
                 adapter = _exit(school.network, own, seen, images_BCHW, number, len(places))
             else:
                 match = "shape" if entry.match == "exit" else entry.match
                 shape, theirs = next(iter(own.values())), next(iter(seen.values()))
                 adapter = join(shape, theirs, match, str(place.student))
-            function = _function(entry, loss, own, seen, samples)
+            function = bound
+            if entry.build is not None:
+                function = bound(next(iter(own.values())), next(iter(seen.values())))
             term = Term(
                 name=f"{entry.name}{place.name}{whose}",
                 loss=function,
@@ -174,31 +180,20 @@ def _exit(
     stage: int,
     stages: int,
 ) -> nn.Module:
-    from toolchain.distillation.exits import exit_branch
-
     (shape,) = own.values()
     (logits,) = seen.values()
     width = shapes(network, [PENULTIMATE], images_BCHW)[PENULTIMATE][-1]
     return exit_branch(shape, logits[1], stage=stage, stages=stages, width=width)
 
 
-def _function(
-    entry: LossEntry,
-    loss: DistilLoss,
-    own: Mapping[str, torch.Size],
-    seen: Mapping[str, torch.Size],
-    samples: int,
-) -> Any:
-    """The loss with its options set: a function, or the module that a loss with a state is."""
+def _bound(entry: LossEntry, loss: DistilLoss, samples: int) -> Callable[..., Any]:
+    """The loss with its options set: the function, or what makes the module of two shapes."""
     options = dict(loss.options)
     if loss.temperature is not None:
         options["temperature"] = loss.temperature
-    if entry.build is None:
-        return entry.bind(**options)
     if "samples" in entry.options:
         options.setdefault("samples", samples)
-    (student,), (teacher,) = own.values(), seen.values()
-    return entry.bind(**options)(student, teacher)
+    return entry.bind(**options)
 
 
 def _prepare(term: Term, school: School) -> None:

@@ -57,7 +57,9 @@ class Lesson:
         """The student's features at every spot, and its logits, with their graph."""
         if self._student is None:
             spots = {one for term in self.terms for one in spots_of(term.student_spot)}
-            with capture(self._network, sorted({*spots, LOGITS, *self._watched.get(None, ())})) as found:
+            with capture(
+                self._network, sorted({*spots, LOGITS, *self._watched.get(None, ())})
+            ) as found:
                 self._network(self.batch.images_BCHW)
             self._student = found
         return self._student

@@ -63,9 +63,12 @@ def locate(network: fx.GraphModule, graph: fx.Graph, spot: str) -> fx.Node:
 def absent(network: nn.Module, spot: str, known: Iterable[str]) -> ConfigError:
     """The error for a path or a pattern that names nothing among ``known``, with the nearest."""
     names = [*known, LOGITS, PENULTIMATE]
-    near = get_close_matches(spot, names, n=1, cutoff=0.3)
+    # Of those that look alike, the one that begins alike: paths end in the same few names.
+    near = get_close_matches(spot, names, n=20, cutoff=0.5)
     nearest = (
-        f"did you mean {near[0]!r}?" if near else f"accepted are e.g. {', '.join(names[-3:])};"
+        f"did you mean {max(near, key=lambda name: _alike(name, spot))!r}?"
+        if near
+        else f"accepted are e.g. {', '.join(names[-3:])};"
     )
     if _stood_here(network, spot):
         why = "is not reached by the forward pass, because nothing of it remains in this network"
@@ -82,6 +85,11 @@ LISTED = "`compress-deploy list spots RECIPE` lists all"
 def is_pattern(spot: str) -> bool:
     """Whether ``spot`` may stand for several modules."""
     return any(sign in spot for sign in "*?[")
+
+
+def _alike(name: str, spot: str) -> int:
+    """Characters that both begin with."""
+    return next((n for n, (a, b) in enumerate(zip(name, spot, strict=False)) if a != b), len(spot))
 
 
 def _stood_here(network: nn.Module, path: str) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from deploy.errors import ConfigError
 from toolchain.distillation.controllers.controller import Controller
+from toolchain.distillation.controllers.fixed import FixedStrength
 from toolchain.distillation.lessons import TASK, School
 from toolchain.distillation.spots import LOGITS
 from toolchain.distillation.teachers.teacher import MovingTeacher
@@ -102,12 +103,12 @@ class DistillationObjective:
         strengths = {f"strength.{name}": value for name, value in self._strengths.items()}
         return total, {**self._last, **strengths}
 
-    def trail(self) -> Mapping[str, float]:
+    def trail(self) -> Mapping[str, float | Tensor]:
         """Every strength, and the controller's own numbers, wherever the recipe does not say it all."""
-        own = self.controller.trail()
-        if not own and self._strengths == dict(self.school.base):
+        if isinstance(self.controller, FixedStrength):
             return {}
-        return {**{f"strength.{name}": value for name, value in self._strengths.items()}, **own}
+        strengths = {f"strength.{name}": value for name, value in self._strengths.items()}
+        return {**strengths, **self.controller.trail()}
 
     def state_dict(self) -> dict[str, Any]:
         """Adapters, losses and teachers that learn, the controller, and what it will be told next."""

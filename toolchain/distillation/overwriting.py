@@ -13,11 +13,17 @@ from torch import fx, nn
 from toolchain.graph import module_of
 
 # What may return its argument, or a tensor that shares its memory.
+# fmt: off
 _VIEWS = frozenset(
-    "as_strided chunk contiguous detach diagonal dropout expand expand_as flatten float getattr getitem "
-    "movedim narrow permute ravel real reshape reshape_as select split squeeze swapaxes swapdims t to "
-    "transpose type type_as unbind unflatten unfold unsqueeze view view_as".split()
+    {
+        "as_strided", "chunk", "contiguous", "detach", "diagonal", "dropout", "expand",
+        "expand_as", "flatten", "float", "getattr", "getitem", "movedim", "narrow", "permute",
+        "ravel", "real", "reshape", "reshape_as", "select", "split", "squeeze", "swapaxes",
+        "swapdims", "t", "to", "transpose", "type", "type_as", "unbind", "unflatten", "unfold",
+        "unsqueeze", "view", "view_as",
+    }
 )
+# fmt: on
 _VIEW_MODULES = (
     nn.Identity,
     nn.Flatten,

@@ -11,11 +11,12 @@ its BatchNorm statistics as the whole would.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, fx
 
 from deploy.errors import ConfigError
-from toolchain.distillation.locating import locate, places
+from toolchain.distillation.locating import LOGITS, locate, places
 from toolchain.distillation.overwriting import is_overwritten
 from toolchain.distillation.tapping import copied, derived, require_tensor
 from toolchain.quantization.residual_kernels import whole
@@ -53,11 +54,10 @@ class Slices:
         if not 0 <= begin <= end <= len(self):
             raise IndexError(f"pieces {begin} to {end} of {len(self)}")
         for piece in range(begin, end):
-            ends = (None, *self.spots, None)[piece : piece + 2]
-            forward = derived(
-                self._network, ("piece", *ends), lambda ends=ends: _piece(self._network, *ends)
-            )
-            values = require_tensor(ends[1] or "logits", forward(self._network, values))
+            first, last = (None, *self.spots, None)[piece : piece + 2]
+            build = partial(_piece, self._network, first, last)
+            forward = derived(self._network, ("piece", first, last), build)
+            values = require_tensor(last or LOGITS, forward(self._network, values))
         return values
 
 

@@ -9,21 +9,21 @@ Axes: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from deploy.errors import ConfigError
+from toolchain.distillation.hooking import watching
 from toolchain.distillation.locating import (
     LOGITS,
     PENULTIMATE,
     absent,
     is_pattern,
     locate,
-    no_linear,
     places,
 )
 from toolchain.distillation.tapping import copied, require_tensor, tapped, tapped_forward
@@ -82,20 +82,20 @@ def spots_of(network: nn.Module, images_BCHW: Tensor) -> dict[str, torch.Size]:
 
     The network is run once, in eval mode, and left as it was.
     """
+    paths = _paths(network)
+    linear = [path for path in paths if isinstance(network.get_submodule(path), nn.Linear)]
+    if linear:
+        paths.insert(paths.index(linear[-1]), PENULTIMATE)
+    spots = (*paths, LOGITS)
+    seen: list[tuple[str, Any]] = []
     with eval_mode(network), torch.no_grad():
         if isinstance(network, fx.GraphModule):
-            linear = any(isinstance(module, nn.Linear) for module in network.modules())
-            paths = (*_paths(network), *([PENULTIMATE] if linear else []))
-            output, *values = tapped_forward(network, paths)(network, images_BCHW)
-            seen = [*zip(paths, values, strict=True), (LOGITS, output)]
+            _, *values = tapped_forward(network, spots)(network, images_BCHW)
+            seen += zip(spots, values, strict=True)
         else:
-            seen = []
-            with ExitStack() as hooks:
-                for path in _paths(network):
-                    hook = _keep(lambda value, path=path: seen.append((path, value)))
-                    hooks.callback(_module_at(network, path).register_forward_hook(hook).remove)
-                seen.append((LOGITS, network(images_BCHW)))
-    return {path: value.shape for path, value in seen if isinstance(value, Tensor)}
+            with watching(network, spots, lambda spot, value: seen.append((spot, value))):
+                network(images_BCHW)
+    return {spot: value.shape for spot, value in seen if isinstance(value, Tensor)}
 
 
 def shapes(network: nn.Module, spots: Sequence[str], images_BCHW: Tensor) -> dict[str, torch.Size]:
@@ -139,40 +139,9 @@ def _paths(network: nn.Module) -> list[str]:
 def _hooked(network: nn.Module, spots: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     found: dict[str, Tensor] = {}
 
-    def keep(spot: str, value: object) -> None:
+    def keep(spot: str, value: Any) -> None:
         # Nobody knows here whether the next module works in place.
         found[spot] = require_tensor(spot, value if spot == LOGITS else copied(value))
 
-    with ExitStack() as hooks:
-        for spot in spots:
-            module = _module_at(network, spot)
-            if spot == PENULTIMATE:
-                handle = module.register_forward_pre_hook(
-                    lambda module, inputs, spot=spot: keep(spot, inputs[0])
-                )
-            else:
-                handle = module.register_forward_hook(_keep(lambda y, spot=spot: keep(spot, y)))
-            hooks.callback(handle.remove)
+    with watching(network, spots, keep):
         yield found
-
-
-def _keep(keep: Callable[[Any], None]) -> Callable[[nn.Module, Any, Any], None]:
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        keep(output)
-
-    return hook
-
-
-def _module_at(network: nn.Module, spot: str) -> nn.Module:
-    """The module that is watched for ``spot``."""
-    if spot == LOGITS:
-        return network
-    if spot == PENULTIMATE:
-        linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-        if not linear:
-            raise no_linear()
-        return linear[-1]
-    modules = dict(network.named_modules())
-    if not spot or spot not in modules:
-        raise absent(network, spot, [path for path in modules if path])
-    return modules[spot]

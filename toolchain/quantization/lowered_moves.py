@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -26,6 +28,17 @@ class GlobalAveragePool(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         pooled = qdq_ops.global_average_pool(x_BCHW)
         return qdq_ops.flatten(pooled) if self.flat else pooled
+
+
+class Mean(nn.Module):
+    """Mean over some axes, e.g. over tokens."""
+
+    def __init__(self, axes: Sequence[int], keepdim: bool) -> None:
+        super().__init__()
+        self.axes, self.keepdim = list(axes), keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return qdq_ops.mean(x, self.axes, self.keepdim)
 
 
 class Flatten(nn.Module):
@@ -97,7 +110,7 @@ def _replace(network: fx.GraphModule, node: fx.Node, module: nn.Module, name: st
 
 
 def lower_pool(network: fx.GraphModule, node: fx.Node, module: nn.Module | None) -> None:
-    """A mean over height and width as the one operator that has integer kernels."""
+    """A mean over height and width as the one operator that has integer kernels; others as they are."""
     if isinstance(module, nn.AdaptiveAvgPool2d):
         if module.output_size in (1, (1, 1)):
             _replace(network, node, GlobalAveragePool(flat=False), f"lowered_{node.name}")
@@ -107,10 +120,13 @@ def lower_pool(network: fx.GraphModule, node: fx.Node, module: nn.Module | None)
             _replace(network, node, GlobalAveragePool(flat=False), f"lowered_{node.name}")
     elif node.target in (torch.mean, "mean"):
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        axes = dims if isinstance(dims, list | tuple) else ()
-        if sorted(axis % 4 for axis in axes if isinstance(axis, int)) == [2, 3]:
-            keep = bool(node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False))
+        given = dims if isinstance(dims, list | tuple) else [dims]
+        axes = [axis for axis in given if isinstance(axis, int)]
+        keep = bool(node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False))
+        if sorted(axis % 4 for axis in axes) == [2, 3]:
             _replace(network, node, GlobalAveragePool(flat=not keep), f"lowered_{node.name}")
+        elif axes and len(axes) == len(given) and "dtype" not in node.kwargs:
+            _replace(network, node, Mean(axes, keep), f"lowered_{node.name}")
 
 
 def lower_flatten(network: fx.GraphModule, node: fx.Node, module: nn.Module | None) -> None:

@@ -35,6 +35,14 @@ COMMAND = "python -m toolchain.recipe.reference docs/recipes.md"
 SHARED: Mapping[type[BaseModel], str] = {Training: "training", Quantizing: "quantizing"}
 _TYPES = {"integer": "whole number", "string": "text", "boolean": "`true` or `false`"}
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_AGREEING = {
+    "shape": "shape",
+    "positions": "positions",
+    "batch": "nothing",
+    "exit": "classes; a feature gets an exit branch",
+    "pair": "channels, at two spots each",
+    "own": "nothing; joins the shapes itself",
+}
 _SECTIONS: Mapping[str, tuple[str, type[BaseModel]]] = {
     model.__name__: (title, model)
     for title, model in (
@@ -52,7 +60,6 @@ _SECTIONS: Mapping[str, tuple[str, type[BaseModel]]] = {
 def reference() -> str:
     """The whole page, in Markdown."""
     from toolchain.distillation.controllers.controller import CONTROLLERS
-    from toolchain.distillation.losses.entry import LOSSES
 
     kinds = get_args(DataConfig)
     chain = " → ".join(f"`{stage.stage}`" for stage in standard_chain())
@@ -79,12 +86,35 @@ def reference() -> str:
         *_section("distil", Distil),
         f"Controllers: {_names(CONTROLLERS)}.",
         *_section("distil.losses", DistilLoss),
-        f"Losses: {_names(LOSSES)}.",
+        "## losses",
+        "What must agree between the two networks' features is brought to agree by an adapter. A strength is "
+        "what is customary in the literature; nothing applies it silently.",
+        _losses(),
         "## distil.teachers",
         "A mapping from names of your choice, which the losses then use, to teachers; each says its `kind`.",
         *(part for kind in KINDS for part in _variant("distil.teachers", "kind", kind)),
     ]
     return "\n\n".join(parts).replace("``", "`") + "\n"
+
+
+def _losses() -> str:
+    from toolchain.distillation.losses.entry import LOSSES
+
+    lines = [
+        "| loss | what it is | must agree | options | strength | source |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, entry in LOSSES.items():
+        equation = entry.equation.replace("|", r"\|")
+        options = ", ".join(
+            f"`{option}: {json.dumps(value).strip(chr(34))}`"
+            for option, value in entry.options.items()
+            if option != "samples"  # known from the data
+        )
+        strength = "" if entry.default_strength is None else f"{entry.default_strength:,g}"
+        cells = [f"`{name}`", equation, _AGREEING[entry.match], options, strength, entry.source]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _section(title: str, model: type[BaseModel]) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,10 +75,17 @@ class Findings:
 
 @dataclass(frozen=True)
 class Decision:
-    """What was found in a network, and what of it stays."""
+    """What was found in a network, and what of it stays.
+
+    Attributes:
+        findings: Groups, branches, scores and costs.
+        allocation: What stays.
+        goal: The shares of this network that may stay, which the allocation meets.
+    """
 
     findings: Findings
     allocation: Allocation
+    goal: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def groups(self) -> list[Group]:
@@ -119,7 +126,7 @@ def decide(
     goal = goal_of(recipe.structure, recipe.goals) if sparsity is None else {"sparsity": sparsity}
     if whole is not None:
         goal = of_what_is_left(goal, measure(whole, input_shape), findings.cost_model.cost)
-    return Decision(findings, findings.allocate(recipe.structure, goal))
+    return Decision(findings, findings.allocate(recipe.structure, goal), goal)
 
 
 def examine(

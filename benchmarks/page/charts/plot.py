@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Callable, Optional, Sequence, Tuple
 
+from benchmarks.page.charts.ends import column_width, end_names
 from benchmarks.page.charts.labels import Box, place_labels, shortened, text_width
 from benchmarks.page.charts.scale import Scale, limits, tick_labels, usable
 from benchmarks.page.charts.style import Style, marker
@@ -22,7 +23,7 @@ class Series:
     or ``scatter``.
 
     A y of None or NaN interrupts the line.  ``tips`` and ``labels`` go with the points, or are
-    empty; a label is written beside its point.
+    empty; a label is written beside its point, and ``end`` beside the drawing where the line ends.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Series:
     tips: Sequence[str] = ()
     labels: Sequence[str] = ()
     dots: bool = False
+    end: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class _Drawing:
         draft = Scale(*y_range, self.bottom, self.top, plot.y.log)
         self.y_ticks = _ticks(plot.y, draft, max(3, int(height / 48)))
         widest = max((len(label) for _, label in self.y_ticks), default=1)
-        self.left, self.right = 26 + widest * CHARACTER_PX, width - 12
+        beside = column_width([one.end for one in plot.series if one.end])
+        self.left, self.right = 26 + widest * CHARACTER_PX, width - (beside or 12)
         self.y = draft
         self.x = Scale(*x_range, self.left, self.right, plot.x.log)
 
@@ -117,7 +120,7 @@ class _Drawing:
             parts += [*self._bands(), *self._axes(), *self._staircase(), *self._marks()]
             for one in plot.series:
                 parts += self._series(one)
-            parts += self._labels()
+            parts += [*self._labels(), *self._ends()]
         else:
             middle = tag(
                 "text", "nothing to draw", class_="tick", x=self.width / 2, y=self.height / 2,
@@ -276,7 +279,7 @@ class _Drawing:
         there = [
             (x, y, tip)
             for (x, y), tip in zip(one.points, one.tips)
-            if y is not None and self._inside(x, y)
+            if tip and y is not None and self._inside(x, y)
         ]
         stride = max(1, -(-len(there) // _MOST_TARGETS))
         return [
@@ -314,6 +317,15 @@ class _Drawing:
                 text_anchor=placed.anchor)
             for placed in place_labels(found, dots, lines, area)
         ]  # fmt: skip
+
+    def _ends(self) -> list[Svg]:
+        ends = [
+            (self.x(drawn[-1][0]), self.y(drawn[-1][1]), one.end, one.style)
+            for one in self.plot.series
+            for drawn in [self._drawn(one) if one.end else []]
+            if drawn
+        ]
+        return end_names(ends, self.right, self.top + 4, self.bottom - 2)
 
 
 def _range(axis: Axis, values: Sequence[float | None]) -> tuple[float, float]:

@@ -1,7 +1,8 @@
 """How series are told apart: by colour, dashes and marker, so that colour alone carries nothing.
 
 Colours are CSS classes ``s0``..``s5`` (after Okabe and Ito's palette for colour-blind readers) and
-``teacher``; their values for light and dark are in page.css.
+``teacher``; ``d0``..``d11`` are an order, such as the depth in a network, from blue over red to yellow.
+Their values for light and dark are in page.css.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 from benchmarks.page.charts.svg import Svg, tag
 
-COLOURS = 6
+COLOURS, DEPTHS = 6, 12
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 4")
 MARKERS = ("circle", "square", "triangle", "diamond", "plus", "down")
 
@@ -36,6 +37,24 @@ def series_style(index: int) -> Style:
         DASHES[(index + turn) % len(DASHES)],
         MARKERS[(index + turn) % len(MARKERS)],
     )
+
+
+def depth_style(index: int, count: int, dash: str = "") -> Style:
+    """The style of the series with this index of ``count`` that are in an order."""
+    shade = round(index * (DEPTHS - 1) / max(1, count - 1))
+    return Style(f"d{shade}", dash, MARKERS[index % len(MARKERS)])
+
+
+def depth_swatch() -> Svg:
+    """The key of colours that are in an order."""
+    width = 28 / DEPTHS
+    parts = [
+        tag(
+            "rect", class_=f"fill solid d{index}", x=index * width, y=4, width=width + 0.1, height=6
+        )
+        for index in range(DEPTHS)
+    ]
+    return tag("svg", *parts, class_="swatch", viewBox="0 0 28 14", aria_hidden="true")
 
 
 def marker(style: Style, x: float, y: float, radius: float = 5, tip: str = "") -> Svg:

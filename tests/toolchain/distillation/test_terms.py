@@ -167,7 +167,9 @@ def test_state_holds_adapters_controller_and_what_it_was_told() -> None:
         first.loss(x)
     second, controller = make()
     second.load_state_dict(first.state_dict())
-    for one, other in zip(*(o.state_dict()["modules"].values() for o in (first, second)), strict=True):
+    for one, other in zip(
+        *(o.state_dict()["modules"].values() for o in (first, second)), strict=True
+    ):
         assert torch.equal(one, other)
     assert len(controller.told) == 2
     assert second.state_dict()["last"] == first.state_dict()["last"]

@@ -60,8 +60,10 @@ class Controller(Protocol):
         """What holds for this batch alone."""
         ...
 
-    def trail(self) -> Mapping[str, float]:
-        """Numbers to write down at every step; empty where the recipe says it all."""
+    def trail(self) -> Mapping[str, float | Tensor]:
+        """Numbers to write down at every step, those on a device as scalar tensors; empty where the recipe
+        says it all.
+        """
         ...
 
     def keep(self, out: Path) -> None:
@@ -87,7 +89,7 @@ class Steady:
         """Every sample, nothing further."""
         return Guidance()
 
-    def trail(self) -> Mapping[str, float]:
+    def trail(self) -> Mapping[str, float | Tensor]:
         """Nothing."""
         return {}
 
@@ -155,6 +157,8 @@ CONTROLLERS: Registry[ControllerEntry] = Registry(
     (
         "toolchain.distillation.controllers.fixed",
         "toolchain.distillation.controllers.ramp",
+        "toolchain.distillation.controllers.spot_adaptive.controller",
+        "toolchain.distillation.controllers.temperature",
         "toolchain.dean.controller",
         "toolchain.dean.replay",
     ),

@@ -1,6 +1,6 @@
 """Distillation strengths that move on a schedule from one factor of the recipe's to another.
 
-    s_i(t) = base_i (a + (b - a) w(t)),   w(t) = min(t / (u T), 1), or (1 - cos pi w) / 2
+s_i(t) = base_i (a + (b - a) w(t)),   w(t) = min(t / (u T), 1), or (1 - cos pi w) / 2
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from toolchain.distillation.controllers.controller import Stats, Steady, control
 from toolchain.distillation.lessons import TASK, School
 
 
-@controller("ramp", about="distillation strengths on a line or a cosine from start to end; task stays")
+@controller(
+    "ramp", about="distillation strengths on a line or a cosine from start to end; task stays"
+)
 class RampStrength(Steady):
     """Moves the distillation strengths from ``start`` to ``end`` times the recipe's; task stays.
 

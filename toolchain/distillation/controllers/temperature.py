@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deploy.errors import ConfigError
 from toolchain.distillation.controllers.controller import Guidance, Stats, Steady, controller
@@ -68,14 +68,13 @@ class LearnedTemperature(Steady):
 
     def guide(self, lesson: Lesson) -> Guidance:
         """The temperature, with a gradient that is reversed and scaled by lambda."""
-        t = self._low + self._span * torch.sigmoid(self._theta)
+        t = self._temperature()
         reversed_t = t.detach() - self._lambda * (t - t.detach())  # the bracket is exactly zero
         return Guidance(options={name: {"temperature": reversed_t} for name in self._softened})
 
-    def trail(self) -> Mapping[str, float]:
+    def trail(self) -> Mapping[str, float | Tensor]:
         """The temperature, and how much of its gradient is let through."""
-        t = self._low + self._span * torch.sigmoid(self._theta.detach())
-        return {"temperature": t.item(), "lambda": self._lambda}
+        return {"temperature": self._temperature().detach(), "lambda": self._lambda}
 
     def state_dict(self) -> dict[str, Any]:
         """What the temperature was learned to be."""
@@ -84,6 +83,9 @@ class LearnedTemperature(Steady):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         self._theta.data.copy_(state["theta"])
+
+    def _temperature(self) -> Tensor:
+        return self._low + self._span * torch.sigmoid(self._theta)
 
 
 def _has_temperature(loss: Any) -> bool:

@@ -67,8 +67,9 @@ def unit(x: Tensor, dim: int = -1) -> Tensor:
     tensor([[0.6000, 0.8000],
             [0.0000, 0.0000]])
     """
-    length = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
-    return x / torch.where(length > _ZERO, length, torch.ones_like(length))
+    square = x.square().sum(dim, keepdim=True)
+    # Not vector_norm: its second derivative is not a number where a row is zero.
+    return x / torch.where(square > _ZERO**2, square, torch.ones_like(square)).sqrt()
 
 
 def root(x: Tensor) -> Tensor:

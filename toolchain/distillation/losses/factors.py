@@ -108,7 +108,7 @@ class FactorTransfer(nn.Module):
                 F.mse_loss(autoencoder(feature_BCHW), feature_BCHW).backward()
                 optimizer.step()
         self.paraphraser.zero_grad()
-        self.paraphraser.requires_grad_(False)
+        self.paraphraser.requires_grad_(False).eval()
         self.prepared.fill_(True)
         self._ready = True
 

@@ -13,19 +13,19 @@ batch, S spots.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deploy.errors import ConfigError
-from toolchain.distillation.controllers.controller import Guidance, Stats, controller
+from toolchain.distillation.controllers.controller import Guidance, Stats, Steady, controller
 from toolchain.distillation.controllers.spot_adaptive.agent import Agent
 from toolchain.distillation.controllers.spot_adaptive.places import (
     decision_places,
-    one_teacher,
     ordered_shapes,
+    routed_terms,
 )
 from toolchain.distillation.controllers.spot_adaptive.policy import annealed
 from toolchain.distillation.lessons import Lesson, School
@@ -43,11 +43,12 @@ GAMMA: Mapping[str, float] = {"at": 2.0, "vid": 2.0, "rkd": 2.0}
     about="SAKD: a policy decides for every sample at which spots it is distilled",
     source="Song, Chen, Ye, Song 2022, IEEE TIP 31, arXiv 2205.02399",
 )
-class SpotAdaptive:
+class SpotAdaptive(Steady):
     """Decides for every sample at which spots it is distilled; strengths stay the recipe's.
 
     Args:
-        school: Decisions are made at its terms' spots, and at the logits.
+        school: Decisions are made at its terms' spots, and at the logits. All losses of one teacher are
+            decided; a teacher inside the student (PQK's) is no route, and its losses see every sample.
         decisions: ``policy``; or, to see what the policy is worth, ``anti`` (distil where it would
             not), ``random`` (fair coins), ``always``.
         gamma: At least 1: how much more the agent cares about samples' routes that are worse than the
@@ -61,8 +62,6 @@ class SpotAdaptive:
         ConfigError: An option outside its range, several teachers, or spots at which the two networks
             cannot be cut and joined.
     """
-
-    parameters: Sequence[nn.Parameter] = ()
 
     def __init__(
         self,
@@ -89,40 +88,36 @@ class SpotAdaptive:
             )
         self._school, self._decisions = school, decisions
         self._taus, self._tau = (tau, tau_end), tau
-        self._teacher = one_teacher(school.terms)
+        terms, self._teacher = routed_terms(school.terms, school.network)
         school.watch(PENULTIMATE)
         school.watch(PENULTIMATE, self._teacher)
-        networks = school.network, self._teacher.network
         assert school.probe is not None, "whoever built the terms has images"
         images_BCHW = school.probe(0, 2).images_BCHW
-        shapes = tuple(ordered_shapes(network, images_BCHW) for network in networks)
-        self._places = decision_places(school.terms, *map(list, shapes))
-        # The routing network starts from there, also where the term there sleeps.
+        student = ordered_shapes(school.network, images_BCHW)
+        teacher = ordered_shapes(self._teacher.network, images_BCHW)
+        self._places = decision_places(terms, list(student), list(teacher))
+        # The routing network starts from there, also while the term there sleeps.
         school.watch(self._places.teacher[0], self._teacher)
         self._agent: Agent | None = None
         if decisions in ("policy", "anti"):
+            networks = (school.network, self._teacher.network)
             if homo is None:
                 homo = type(networks[0]).__name__ == type(networks[1]).__name__
             self._agent = Agent(
                 networks,
                 self._places,
-                shapes,
+                (student, teacher),
                 head_start=homo,
                 gamma=gamma,
                 label_smoothing=school.label_smoothing,
                 seed=school.seed,
             )
             school.precision.place(self._agent)
+            moved = list(self._agent.parameters())
+            self.updates = (Update("agent", moved, self._loss, lr_factor=AGENT_LR),)
         self._noise = torch.Generator().manual_seed(school.seed)
         self._decided: tuple[weakref.ref[Lesson], Tensor] | None = None
         self._numbers: dict[str, Tensor] = {}
-
-    @property
-    def updates(self) -> Sequence[Update]:
-        """The agent's, where there is a policy."""
-        if self._agent is None:
-            return ()
-        return (Update("agent", list(self._agent.parameters()), self._loss, lr_factor=AGENT_LR),)
 
     def strengths(self, step: int, total_steps: int, stats: Stats) -> Mapping[str, float]:
         """The recipe's."""
@@ -139,14 +134,12 @@ class SpotAdaptive:
         for column, name in enumerate(self._places.names):
             self._numbers[f"distilled.{name}"] = decided_BS[:, column].float().mean()
         columns = self._places.column
-        return Guidance({t.name: decided_BS[:, columns[t.name]] for t in lesson.terms})
+        seen = [term.name for term in lesson.terms if term.name in columns]
+        return Guidance({name: decided_BS[:, columns[name]] for name in seen})
 
-    def trail(self) -> Mapping[str, float]:
-        """Share of samples distilled at each spot, and the agent's loss; one transfer from the device."""
-        if not self._numbers:
-            return {}
-        values = torch.stack([value.float() for value in self._numbers.values()]).tolist()
-        return dict(zip(self._numbers, values, strict=True))
+    def trail(self) -> Mapping[str, float | Tensor]:
+        """Share of the samples distilled at each spot, and the agent's loss."""
+        return self._numbers
 
     def state_dict(self) -> dict[str, Any]:
         """The agent, and where the noise has got to."""

@@ -87,24 +87,20 @@ def ordered_shapes(network: nn.Module, images_BCHW: Tensor) -> dict[str, torch.S
     return found | shapes(network, [PENULTIMATE], images_BCHW) | last
 
 
-def one_teacher(terms: Sequence[Term]) -> Sliceable:
-    """The teacher of all terms, which can be run in pieces.
+def routed_terms(terms: Sequence[Term], student: nn.Module) -> tuple[tuple[Term, ...], Sliceable]:
+    """The terms that are decided, and their teacher, which can be run in pieces.
 
     Raises:
-        ConfigError: There are none or several, or it is not a single network.
+        ConfigError: No teacher, or several, are networks of their own.
     """
-    teachers = list({id(term.teacher): term.teacher for term in terms}.values())
+    routed = tuple(t for t in terms if getattr(t.teacher, "network", student) is not student)
+    teachers = list({id(term.teacher): term.teacher for term in routed}.values())
     if len(teachers) != 1:
         raise ConfigError(
-            f"spot-adaptive: the terms have {len(teachers)} teachers; a sample is routed through exactly "
-            "one; take losses of one teacher"
+            f"spot-adaptive: the losses have {len(teachers)} teachers that are networks of their own; a "
+            "sample is routed through exactly one; take the losses of one teacher, e.g. pretrained"
         )
-    if not hasattr(teachers[0], "network"):
-        raise ConfigError(
-            f"spot-adaptive: the teacher is a {type(teachers[0]).__name__}, which is not one network that "
-            "can be run in pieces; take a frozen network, e.g. the pretrained one"
-        )
-    return cast(Sliceable, teachers[0])
+    return routed, cast(Sliceable, teachers[0])
 
 
 def _pair(term: Term, student: Sequence[str], teacher: Sequence[str]) -> tuple[str, str]:
