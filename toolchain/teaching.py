@@ -219,13 +219,13 @@ def _school(student: Student, distil: Distil | None, config: Training) -> tuple[
 
 def _draw(student: Student, split: Split, purpose: str, *, trained: bool = True) -> Draw:
     """Batches of a part on the student's device; positions are those in the part that is trained on."""
-    drawing = Drawing(split, student.data.preprocess, student.ctx.seed, purpose)
+    device = student.precision.device
+    drawing = Drawing(split, student.data.preprocess, student.ctx.seed, purpose, device)
 
     def draw(number: int, size: int) -> Batch:
         images_BCHW, labels_B, index_B = drawing(number, size)
-        device = student.precision.device
-        known_B = index_B.to(device) if trained else None
-        return Batch(student.precision.images(images_BCHW), labels_B.to(device), known_B)
+        known_B = index_B if trained else None
+        return Batch(student.precision.images(images_BCHW), labels_B, known_B)
 
     return draw
 

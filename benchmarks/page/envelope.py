@@ -1,31 +1,50 @@
-"""A series of any length as few points that keep its extremes, made while it is read."""
+"""A series of any length as few stretches with their mean and extremes, made while it is read."""
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import NamedTuple, Sequence, Tuple
 
 Point = Tuple[float, float]
 _MOST_CHANGES = 16
 
 
-class Envelope:
-    """Takes points in order of x; each stretch of them is remembered by its lowest and its highest.
+class Stretch(NamedTuple):
+    """Points that follow one another: first and last x, how many, sum, lowest and highest of their y."""
 
-    Stretches are equally many points long and at most ``most`` (even) in number: when there would be
-    more, neighbours become one. Nothing else is held in memory.
+    start: float
+    end: float
+    count: int
+    total: float
+    low: float
+    high: float
+
+    @property
+    def middle(self) -> float:
+        return (self.start + self.end) / 2
+
+    @property
+    def mean(self) -> float:
+        # Rounding must not put it outside of what it is the mean of.
+        return min(max(self.total / self.count, self.low), self.high)
+
+
+class Envelope:
+    """Takes points in order of x and remembers them as at most ``most`` (even) stretches.
+
+    Stretches are equally many points long, but for the last; when there would be more, neighbours become
+    one. Nothing else is held in memory.
 
     Attributes:
         count: Points taken.
-        changes: The first points whose y differs from the one before; also the first point.
+        changes: The first point, and the first few whose y differs from the one before.
     """
 
     def __init__(self, most: int = 128) -> None:
         self.count = 0
         self.changes: list[Point] = []
         self._most = most
-        self._stretches: list[tuple[Point, Point]] = []
+        self._stretches: list[Stretch] = []
         self._length, self._filled = 1, 0
-        self._first: Point = (0.0, 0.0)
         self._last: Point = (0.0, 0.0)
 
     @property
@@ -35,39 +54,40 @@ class Envelope:
 
     def add(self, x: float, y: float) -> None:
         """Take a point."""
-        point = (x, y)
-        if not self.count:
-            self._first = point
         if len(self.changes) <= _MOST_CHANGES and (not self.count or y != self._last[1]):
-            self.changes.append(point)
+            self.changes.append((x, y))
         self.count += 1
-        self._last = point
+        self._last = (x, y)
         if not self._filled and len(self._stretches) == self._most:
             self._stretches = _pairwise(self._stretches)
             self._length *= 2
+        one = Stretch(x, x, 1, y, y, y)
         if self._filled:
-            self._stretches[-1] = _joined(self._stretches[-1], (point, point))
+            self._stretches[-1] = _joined(self._stretches[-1], one)
         else:
-            self._stretches.append((point, point))
+            self._stretches.append(one)
         self._filled = (self._filled + 1) % self._length
 
-    def points(self, most: int) -> list[Point]:
-        """At most ``most`` (5 or more) points in order of x: both ends, and each stretch's extremes."""
-        stretches = self._stretches
-        while 2 * len(stretches) + 2 > max(5, most):
-            stretches = _pairwise(stretches)
-        found = {point for stretch in stretches for point in stretch}
-        if self.count:
-            found |= {self._first, self._last}
-        return sorted(found)
+    def stretches(self, most: int) -> list[Stretch]:
+        """At most ``most`` (1 or more) of them, in order of x."""
+        found = self._stretches
+        while len(found) > most:
+            found = _pairwise(found)
+        return list(found)
 
 
-def _pairwise(stretches: list[tuple[Point, Point]]) -> list[tuple[Point, Point]]:
+def _pairwise(stretches: Sequence[Stretch]) -> list[Stretch]:
+    """Each two neighbours as one; the last may have none."""
     pairs = [stretches[index : index + 2] for index in range(0, len(stretches), 2)]
-    return [_joined(pair[0], pair[-1]) for pair in pairs]
+    return [_joined(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
 
 
-def _joined(one: tuple[Point, Point], other: tuple[Point, Point]) -> tuple[Point, Point]:
-    low = min(one[0], other[0], key=lambda point: point[1])
-    high = max(one[1], other[1], key=lambda point: point[1])
-    return low, high
+def _joined(one: Stretch, other: Stretch) -> Stretch:
+    return Stretch(
+        one.start,
+        other.end,
+        one.count + other.count,
+        one.total + other.total,
+        min(one.low, other.low),
+        max(one.high, other.high),
+    )

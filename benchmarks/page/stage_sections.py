@@ -58,8 +58,8 @@ def trail_section(run: Run) -> list[Section]:
     if told:
         blocks.insert(0, Flags([Flag("warn", "Fallback", line) for line in told]))
     intro = (
-        f"Every step was written down, {numbers.grouped(steps)} in all. Of a stretch that is too short to "
-        "be seen, its lowest and its highest value are drawn."
+        f"What was written down of every step, {numbers.grouped(steps)} in all. Where steps are closer "
+        "than can be seen, the line is their mean and the shade reaches from the lowest to the highest."
     )
     return [Section("Strengths, step by step", blocks, intro)]
 

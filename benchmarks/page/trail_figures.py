@@ -7,21 +7,23 @@ place in the network is coloured by its depth there.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Mapping, Sequence
 
 from benchmarks.page import numbers
-from benchmarks.page.blocks import NARROW, WIDE, Figure, Key
+from benchmarks.page.blocks import NARROW, WIDE, Figure, Key, key
 from benchmarks.page.charts.plot import Axis, Band, Plot, Series
 from benchmarks.page.charts.style import DASHES, Style, depth_style, depth_swatch, series_style
-from benchmarks.page.envelope import Envelope
+from benchmarks.page.envelope import Envelope, Stretch
 from benchmarks.page.reading import Log
 from benchmarks.page.training_figures import Place, laid_out
 
-STRENGTHS = "strength"
+STRENGTHS, DISTILLABILITY = "strength", "distillability"
 FALLBACK = "dean.fallback"
-_MOST = 1500  # points of all series of a figure
-_TIPS = 10  # of a series
-_APART = 30  # times the lowest of the series' highest values; more needs a logarithmic axis
+TASK, LOGITS = "task", "logits"
+_MOST, _LEAST = 768, 16  # stretches of all series of a figure, and of each
+_TIPS = 6  # of a series and stage
+_APART = 30  # times between two highest values that no axis should share
+_SEEN = 0.008  # of the axis: a thinner band is not drawn
 
 
 @dataclass(frozen=True)
@@ -31,33 +33,36 @@ class Family:
     prefix: str
     title: str
     label: str
-    kind: str = "line"
     ends: tuple[float, float] | None = None
-    log: bool = False
 
 
 FAMILIES = (
-    Family(STRENGTHS, "Distillation strengths", "strength", "step", log=True),
-    Family("sparsity_strength", "Sparsity strengths", "strength", "step", log=True),
-    Family("distillability", "Distillability", "cosine of the gradients"),
-    Family("distilled", "Share distilled at each spot", "share of the batch", ends=(0.0, 1.0)),
+    Family(STRENGTHS, "Distillation strengths", "strength"),
+    Family("sparsity_strength", "Sparsity strengths", "strength"),
+    Family(DISTILLABILITY, "Distillability", "cosine of the gradients"),
+    Family("distilled", "Share distilled at each spot", "share of the batch", (0.0, 1.0)),
     Family("temperature", "Temperature of distillation", "temperature"),
-    Family("sparsity", "Sparsity of each layer", "fraction removed", "step", ends=(0.0, 1.0)),
+    Family("sparsity", "Sparsity of each layer", "fraction removed", (0.0, 1.0)),
 )
 
 
 def trail_figures(logs: Sequence[Log]) -> list[Figure]:
-    """A figure for each family that the logs' trails hold."""
-    laid = laid_out([log for log in logs if log.trail])
+    """A figure for each family that the logs' trails hold, or several where values are far apart."""
     figures = []
     for family in FAMILIES:
-        names: dict[str, None] = {}
-        for place in laid:
-            for name in place.log.trail:
-                if name.partition(".")[0] == family.prefix:
-                    names[name] = None
-        if names:
-            figures.append(_figure(family, list(names), laid))
+        found: dict[str, None] = {}
+        for log in logs:
+            found.update(
+                dict.fromkeys(name for name in log.trail if _family(name) == family.prefix)
+            )
+        groups = [list(found)] if family.ends else apart(_highest(list(found), logs))
+        for names in groups if found else ():
+            among = [log for log in logs if any(name in log.trail for name in names)]
+            about = ""
+            if len(groups) > 1:
+                losses = dict.fromkeys(_rest(name).partition("@")[0] for name in by_depth(names))
+                about = f": {', '.join(losses)}"
+            figures.append(_figure(family, about, names, laid_out(among)))
     return figures
 
 
@@ -65,82 +70,36 @@ def fallbacks(logs: Sequence[Log]) -> list[str]:
     """Where a dean went back to the recipe's strengths, in a sentence for each stage."""
     told = []
     for log in logs:
-        found = log.trail.get(FALLBACK, Envelope())
+        changes = log.trail[FALLBACK].changes if FALLBACK in log.trail else []
+        ends = [f" to {numbers.grouped(step - 1)}" for step, _ in changes[1:]]
         spans = [
-            f"step {numbers.grouped(step)}"
-            + (
-                f" to {numbers.grouped(found.changes[index + 1][0])}"
-                if index + 1 < len(found.changes)
-                else " on"
-            )
-            for index, (step, value) in enumerate(found.changes)
+            f"step {numbers.grouped(step)}{end}"
+            for (step, value), end in zip(changes, [*ends, " on"])
             if value
         ]
         if spans:
             told.append(
                 f"{log.stage}: the dean's signal was too noisy, and the recipe's strengths stood in for "
-                f"it from {', '.join(spans)}."
+                f"its own from {', '.join(spans)}."
             )
     return told
 
 
-def _figure(family: Family, names: Sequence[str], laid: Sequence[Place]) -> Figure:
-    names = by_depth(names)
-    styles, legend = _styles(names)
-    shown = _short(names)
-    most = max(40, _MOST // len(names))
-    series, last = [], []
-    for name in names:
-        points: list[tuple[float, float | None]] = []
-        tips: list[str] = []
-        for place in laid:
-            kept = place.log.trail[name].points(most) if name in place.log.trail else []
-            stride = max(1, -(-len(kept) // _TIPS))
-            points += [(place.at(step), value) for step, value in kept]
-            tips += [
-                "" if index % stride
-                else f"{shown[name]} {numbers.digits(value, 3)} at step {numbers.grouped(step)}"
-                for index, (step, value) in enumerate(kept)
-            ]  # fmt: skip
-            if kept:
-                last.append((place, name, kept[-1][1]))
-                points.append((points[-1][0], None))
-                tips.append("")
-        series.append(
-            Series(
-                name,
-                points,
-                styles[name],
-                family.kind,
-                tips,
-                end=shown[name] if len(names) > 1 else "",
-            )
-        )
-    ends = [(place.end, numbers.grouped(place.steps)) for place in laid]
-    plot = Plot(
-        family.title,
-        "; ".join(
-            f"{shown[name]} ends {place.log.stage} at {numbers.digits(value, 3)}"
-            for place, name, value in last
-        ),
-        Axis("steps of each stage", low=0, high=laid[-1].end, ticks=[(0.0, "0"), *ends]),
-        _axis(family, series),
-        series,
-        bands=[Band(place.start, place.end, place.log.stage) for place in laid],
-    )
-    return Figure(family.title, plot.svg(WIDE, 300), plot.svg(NARROW, 280), "", legend)
+def apart(highest: Mapping[str, float]) -> list[list[str]]:
+    """Names in groups, so that within a group no highest value is lost beside another.
 
-
-def _axis(family: Family, series: Sequence[Series]) -> Axis:
-    """Logarithmic where strengths are orders of magnitude apart and none is below 0."""
-    if family.ends is not None:
-        return Axis(family.label, low=family.ends[0], high=family.ends[1])
-    known = [[y for _, y in one.points if y is not None] for one in series]
-    highest = [max(values) for values in known if values and max(values) > 0]
-    positive = all(min(values) >= 0 for values in known if values)
-    if family.log and positive and highest and max(highest) > _APART * min(highest):
-        return Axis(family.label, log=True)
-    return Axis(family.label, zero=True)
+    >>> apart({"at": 1000.0, "kl": 0.9, "task": 0.1})
+    [['kl', 'task'], ['at']]
+    """
+    groups: list[list[str]] = []
+    lowest = 0.0
+    for name in sorted(highest, key=lambda name: highest[name]):
+        if not groups or (lowest > 0 and highest[name] > _APART * lowest):
+            groups.append([])
+            lowest = highest[name]
+        lowest = lowest or highest[name]
+        groups[-1].append(name)
+    return [[name for name in highest if name in group] for group in groups]
 
 
 def by_depth(names: Sequence[str]) -> list[str]:
@@ -149,60 +108,153 @@ def by_depth(names: Sequence[str]) -> list[str]:
     >>> by_depth(["strength.kl", "strength.task", "strength.at@layer1", "strength.at@layer2"])
     ['strength.task', 'strength.at@layer1', 'strength.at@layer2', 'strength.kl']
     """
+    return sorted(names, key=lambda name: {TASK: 0, LOGITS: 2}.get(_spot(name), 1))
 
-    def rank(name: str) -> int:
-        family, _, rest = name.partition(".")
-        if rest == "task":
-            return 0
-        placed = "@" in rest or family not in (STRENGTHS, "distillability")
-        return 1 if placed and rest != "logits" else 2
 
-    return sorted(names, key=rank)
+def _figure(family: Family, about: str, names: Sequence[str], laid: Sequence[Place]) -> Figure:
+    names = by_depth(names)
+    styles, legend = _styles(names)
+    shown = _short(names)
+    axis = Axis(family.label, zero=True)
+    if family.ends is not None:
+        axis = Axis(family.label, low=family.ends[0], high=family.ends[1])
+    ends = [
+        f"{shown[name]} ends {place.log.stage} at {numbers.digits(place.log.trail[name].last[1], 3)}"
+        for place in laid
+        for name in names
+        if name in place.log.trail
+    ]
+    ticks = [(place.end, numbers.grouped(place.steps)) for place in laid]
+
+    def plot(stretches: int) -> Plot:
+        most = max(_LEAST, stretches // len(names))
+        return Plot(
+            family.title + about,
+            "; ".join(ends),
+            Axis("steps of each stage", low=0, high=laid[-1].end, ticks=[(0.0, "0"), *ticks]),
+            axis,
+            [
+                _series(name, shown[name] if len(names) > 1 else "", styles[name], laid, most)
+                for name in names
+            ],
+            bands=[Band(place.start, place.end, place.log.stage) for place in laid],
+        )
+
+    wide, narrow = plot(_MOST), plot(_MOST // 2)
+    return Figure(wide.title, wide.svg(WIDE, 300), narrow.svg(NARROW, 280), "", legend)
+
+
+def _series(name: str, shown: str, style: Style, laid: Sequence[Place], most: int) -> Series:
+    """The means of stretches through all stages, interrupted between them, with their extremes."""
+    points: list[tuple[float, float | None]] = []
+    tips: list[str] = []
+    areas: list[list[tuple[float, float, float]]] = []
+    exact = True
+    for place in laid:
+        if name not in place.log.trail:
+            continue
+        found = place.log.trail[name].stretches(most)
+        exact = exact and all(one.count == 1 for one in found)
+        stride = -(-len(found) // _TIPS)
+        points += [(place.at(one.middle), one.mean) for one in found]
+        tips += [
+            "" if index % stride else _tip(shown or name, one) for index, one in enumerate(found)
+        ]
+        points.append((points[-1][0], None))
+        tips.append("")
+        areas.append([(place.at(one.middle), one.low, one.high) for one in found])
+    span = _span([one for area in areas for one in area])
+    wide = [area for area in areas if any(high - low > _SEEN * span for _, low, high in area)]
+    held = exact and name.partition(".")[0] in (STRENGTHS, "sparsity_strength", "sparsity")
+    kind = "step" if held else "line"
+    return Series(name, points, style, kind, tips, end=shown, areas=wide)
+
+
+def _tip(shown: str, one: Stretch) -> str:
+    value = f"{shown} {numbers.digits(one.mean, 3)}"
+    if one.count == 1:
+        return f"{value} at step {numbers.grouped(one.start)}"
+    return (
+        f"{value} ({numbers.digits(one.low, 3)} to {numbers.digits(one.high, 3)}) in steps "
+        f"{numbers.grouped(one.start)} to {numbers.grouped(one.end)}"
+    )
+
+
+def _span(area: Sequence[tuple[float, float, float]]) -> float:
+    """From the lowest, or 0, to the highest."""
+    return max((high for _, _, high in area), default=0.0) - min(
+        (low for _, low, _ in area), default=0.0
+    )
+
+
+def _highest(names: Sequence[str], logs: Sequence[Log]) -> dict[str, float]:
+    """The largest magnitude of each."""
+    return {
+        name: max(
+            max(abs(one.low), abs(one.high))
+            for log in logs
+            for one in log.trail.get(name, Envelope()).stretches(1)
+        )
+        for name in names
+    }
 
 
 def _styles(names: Sequence[str]) -> tuple[dict[str, Style], list[Key]]:
     """Colour by depth and dashes by loss and teacher, where there is any depth; otherwise by number."""
-    spots: dict[str, None] = {}
-    for name in names:
-        spots[_spot(name)] = None
-    spots.pop("task", None)
+    spots = [spot for spot in dict.fromkeys(map(_spot, names)) if spot != TASK]
     if len(spots) < 3:
-        return {name: series_style(index) for index, name in enumerate(names)}, []
-    order = list(spots)
-    kinds = list(dict.fromkeys(_kind(name) for name in names if _spot(name) != "task"))
+        styles = {name: series_style(index) for index, name in enumerate(names)}
+        return styles, []
+    kinds = list(dict.fromkeys(_kind(name) for name in names if _spot(name) != TASK))
     styles = {}
     for name in names:
-        if _spot(name) == "task":
+        spot = _spot(name)
+        if spot == TASK:
             styles[name] = Style("quiet", "5 3", "ring")
         else:
             dash = DASHES[kinds.index(_kind(name)) % len(DASHES)]
-            styles[name] = depth_style(order.index(_spot(name)), len(order), dash)
-    return styles, [Key("first to last layer", depth_swatch())]
+            styles[name] = depth_style(spots.index(spot), len(spots), dash)
+    legend = [Key("first to last layer", depth_swatch())]
+    if len(kinds) > 1:
+        legend += [
+            key(kind, Style("quiet", DASHES[index % len(DASHES)], "ring"))
+            for index, kind in enumerate(kinds)
+        ]
+    return styles, legend
+
+
+def _family(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _rest(name: str) -> str:
+    return name.partition(".")[2] or name
+
+
+def _of_terms(name: str) -> bool:
+    return _family(name) in (STRENGTHS, DISTILLABILITY)
 
 
 def _spot(name: str) -> str:
-    """Where in the network: the logits for a loss that names no spot, the whole rest for a layer."""
-    family, _, rest = name.partition(".")
-    term = rest.partition(":")[0]
+    """Where in the network: the logits for a loss that names no spot; of a layer, its name."""
+    term = _rest(name).partition(":")[0]
     if "@" in term:
         return term.partition("@")[2]
-    return "logits" if family in (STRENGTHS, "distillability") and term != "task" else term
+    return LOGITS if _of_terms(name) and term != TASK else term
 
 
 def _kind(name: str) -> str:
-    """Which loss and teacher, of those at one spot."""
-    family, _, rest = name.partition(".")
-    if family not in (STRENGTHS, "distillability"):
+    """Which loss, and of which teacher, of those at one spot."""
+    if not _of_terms(name):
         return ""
-    term, _, teacher = rest.partition(":")
-    loss, at, _ = term.partition("@")
-    return f"{loss if at else ''}:{teacher}"
+    term, colon, teacher = _rest(name).partition(":")
+    loss = term.partition("@")[0]
+    return f"{loss}, {teacher}" if colon else loss
 
 
 def _short(names: Sequence[str]) -> dict[str, str]:
     """Each name without its family, and without its loss where all that have a spot share it."""
-    rests = {name: name.partition(".")[2] or name for name in names}
-    losses = {rest.partition("@")[0] for rest in rests.values() if "@" in rest}
+    losses = {_rest(name).partition("@")[0] for name in names if "@" in name}
     if len(losses) == 1:
-        rests = {name: rest.partition("@")[2] or rest for name, rest in rests.items()}
-    return rests
+        return {name: _rest(name).partition("@")[2] or _rest(name) for name in names}
+    return {name: _rest(name) for name in names}

@@ -112,7 +112,7 @@ def test_module_applies_its_relu_first(relu: bool, want: list[float]) -> None:
 
 def test_translations_name_every_operator() -> None:
     written = {str(op) for op in qdq_ops.translations(18)}
-    names = ("fake_quantize", "dequantize_weight", "global_average_pool", "flatten")
+    names = ("fake_quantize", "dequantize_weight", "global_average_pool", "mean", "flatten")
     assert written == {f"compress_deploy.{name}.default" for name in names}
 
 

@@ -95,6 +95,16 @@ def test_every_loss_trains_together_and_ships_nothing(data: Path, tmp_path: Path
     assert all(np.isfinite(v) for v in values.values() if isinstance(v, float))
 
 
+def test_what_teaches_starts_alike_whatever_ran_before(data: Path, tmp_path: Path) -> None:
+    stage = recover(losses=EVERYTHING, controller="temperature")
+    torch.manual_seed(1)
+    first = run(data, tmp_path / "first", stage)
+    torch.manual_seed(2)
+    second = run(data, tmp_path / "second", stage)
+    one, other = (load_file(a.root / "model.safetensors") for a in (first, second))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 CONTROLLERS: dict[str, dict[str, Any]] = {
     "ramp": {},
     "dean": {"probe_every": 2, "probe_size": 8, "held_out": 0.3},
@@ -167,6 +177,7 @@ def test_an_assistant_and_a_student_of_another_family(data: Path, tmp_path: Path
     [
         ({"losses": [{"loss": "kll"}]}, ConfigError, "did you mean 'kl'"),
         ({"losses": [{"loss": "at", "spot": "stage*"}]}, ConfigError, "'stage*'"),
+        ({"losses": [{"loss": "kl", "spot": "layer1"}]}, ConfigError, "compares classes"),
         ({"losses": [{"loss": "at", "spot": "penultimate"}]}, ConfigError, "(16,)"),
         ({"losses": [{"loss": "kl", "teacher": "ta"}]}, ConfigError, "unknown 'ta'"),
         ({"controller": "deen"}, ConfigError, "did you mean 'dean'"),

@@ -30,8 +30,10 @@ def with_equal_steps(recipe: Recipe, data: Data) -> Recipe:
         share = float(options.get("held_out", entry.options["held_out"]))
         left, _ = hold_out(data, share, recipe.seed)
         steps = _steps(len(data.train), stage.batch_size), _steps(len(left.train), stage.batch_size)
-        epochs = stage.epochs * steps[0] / steps[1]
-        stages[place.position] = stage.model_copy(update={"epochs": epochs})
+        longer = {
+            name: getattr(stage, name) * steps[0] / steps[1] for name in ("epochs", "warmup_epochs")
+        }
+        stages[place.position] = stage.model_copy(update=longer)
     return recipe.model_copy(update={"stages": stages})
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from benchmarks import environment
 from deploy.errors import ConfigError
 from deploy.whole_file import write_whole
+from toolchain.ablation.findings import Ablation
 from toolchain.ablation.outcome import Outcome
-from toolchain.ablation.table import HEAD, Ablation, markdown
+from toolchain.ablation.table import HEAD, markdown, rows
 from toolchain.ablation.variants import Variant, recipe_of
 from toolchain.ablation.workers import Failure, Finished, Job, run_here, run_in_processes
 from toolchain.runs.artifacts import installed_versions
@@ -110,11 +111,11 @@ def show(ablation: Ablation) -> None:
     from rich.table import Table
 
     console = Console()
-    title = f"{ablation.recipe}: {len(ablation.variants)} variants, {len(ablation.seeds)} seeds"
+    title = f"{ablation.recipe}: {counted(ablation.variants, 'variant')}, {counted(ablation.seeds, 'seed')}"
     shown = Table(title=title, title_justify="left")
     for column in ("variant", "n", "test, %", "validation, %", "MACs", "steps", "seconds"):
         shown.add_column(column, justify="left" if column == "variant" else "right", no_wrap=True)
-    for row in ablation.rows():
+    for row in rows(ablation):
         of = dict(zip(HEAD, row, strict=True))
         shown.add_row(*(of[name] for name in _SHOWN))
     console.print(shown)
@@ -129,9 +130,14 @@ def _announcement(ablation: Ablation, jobs: Sequence[Job], out: Path) -> str:
     names = ", ".join(variant.name for variant in ablation.variants)
     together = f", {ablation.at_once} at a time" if ablation.at_once > 1 else ""
     return (
-        f"{len(jobs)} runs of {ablation.recipe} into {out}{together}: {names}; "
-        f"{len(ablation.seeds)} seed{'s' if len(ablation.seeds) > 1 else ''}"
+        f"{counted(jobs, 'run')} of {ablation.recipe} into {out}{together}: {names}; "
+        f"{counted(ablation.seeds, 'seed')}"
     )
+
+
+def counted(things: Sequence[object], noun: str) -> str:
+    """``1 seed``, ``5 seeds``."""
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 class _Teller:

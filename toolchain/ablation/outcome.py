@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.errors import ConfigError
 from deploy.whole_file import write_whole
+from toolchain.ablation.training_logs import Trained, record_of, trained
 from toolchain.runs.artifacts import Artifact, RunContext, run_stages
 
 if TYPE_CHECKING:
@@ -19,23 +19,6 @@ if TYPE_CHECKING:
 
 TESTED = "tested"
 AS_SHIPPED, AS_TRAINED = "the file as shipped", "the network as its last training stage left it"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a stage that trains spent.
-
-    Attributes:
-        stage: Its name.
-        steps: Optimizer steps of the student.
-        batch_size: Images of a step.
-        images_per_s: Of its steps, validation not counted; 0 where nobody wrote it down.
-    """
-
-    stage: str
-    steps: int
-    batch_size: int
-    images_per_s: float
 
 
 @dataclass(frozen=True)
@@ -124,8 +107,8 @@ def run_one(
         test_images=found["n"],
         macs=int(student.metrics["macs"]),
         parameters=int(student.metrics["parameters"]),
-        seconds=sum(_record(made)["seconds"] for made in ended.lineage()),
-        trained=tuple(reversed([one for made in ended.lineage() if (one := _trained(made))])),
+        seconds=sum(record_of(made)["seconds"] for made in ended.lineage()),
+        trained=tuple(reversed([one for made in ended.lineage() if (one := trained(made))])),
         artifact=last.root.name,
         precision=found["precision"],
         data=found["data"],
@@ -163,28 +146,3 @@ def _device(device: str) -> str:
 
     on_gpu = torch.device(device).type == "cuda"
     return torch.cuda.get_device_name(device) if on_gpu else "the CPU"
-
-
-def _trained(artifact: Artifact) -> Trained | None:
-    """What a stage spent, from its training log; None for one that did not train."""
-    rows = [
-        json.loads(line)
-        for log in sorted(artifact.root.glob("*.metrics.jsonl"))
-        for line in log.read_text(encoding="utf-8").splitlines()
-    ]
-    epochs = [row for row in rows if row.get("kind") == "epoch"]
-    if not epochs:
-        return None
-    config: Mapping[str, Any] = _record(artifact)["config"]
-    last = epochs[-1]
-    return Trained(
-        artifact.stage,
-        int(last["step"]),
-        int(config.get("batch_size", 0)),
-        float(last.get("images_per_s") or 0.0),
-    )
-
-
-def _record(artifact: Artifact) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((artifact.root / "artifact.json").read_text())
-    return record

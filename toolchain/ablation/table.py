@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-from toolchain.ablation.budget import budget_of, findings, unequal_sizes
+import yaml
+
+from toolchain.ablation.budget import budget_of
+from toolchain.ablation.findings import Ablation
 from toolchain.ablation.outcome import AS_SHIPPED, Outcome
-from toolchain.ablation.paired import Paired, paired
+from toolchain.ablation.paired import Paired
 from toolchain.ablation.variants import NONE, Variant
-from toolchain.ablation.workers import Failure
 from toolchain.runs.markdown import bullets, each, hardware, markdown_table, spread, versions
 
-DEAN, FIXED = "dean", "fixed"
 HEAD = (
     "variant",
     "n",
@@ -28,86 +27,12 @@ HEAD = (
 )
 
 
-@dataclass(frozen=True)
-class Ablation:
-    """What is known of an ablation, finished or not.
-
-    Attributes:
-        recipe: Its name.
-        title: What the data is called.
-        variants: All of them, in their order.
-        seeds: Each variant is to run with.
-        baselines: What the others are compared with.
-        outcomes: Of the runs that came to an end, in any order.
-        failures: Of those that did not.
-        at_once: How many runs shared the machine.
-        command: That makes this page.
-        environment: Of the machine, as ``benchmarks.environment`` records it.
-        installed: Versions of what the numbers may depend on.
-    """
-
-    recipe: str
-    title: str
-    variants: Sequence[Variant]
-    seeds: Sequence[int]
-    baselines: Sequence[str]
-    outcomes: Sequence[Outcome]
-    failures: Sequence[Failure]
-    at_once: int
-    command: str
-    environment: Mapping[str, Any]
-    installed: Mapping[str, str]
-
-    def of(self, name: str) -> list[Outcome]:
-        """The variant's outcomes by seed."""
-        return sorted((o for o in self.outcomes if o.variant == name), key=lambda o: o.seed)
-
-    @property
-    def missing(self) -> int:
-        """Runs that neither ended nor failed."""
-        return len(self.variants) * len(self.seeds) - len(self.outcomes) - len(self.failures)
-
-    def comparisons(self) -> list[Paired]:
-        """Every variant against every baseline, on test top-1."""
-        values = {v.name: {o.seed: o.test_top1 for o in self.of(v.name)} for v in self.variants}
-        names = [variant.name for variant in self.variants]
-        pairs = [(name, base) for base in self.baselines for name in names if name != base]
-        # What the dean is for is asked whatever the baseline.
-        if DEAN in names and FIXED in names and (DEAN, FIXED) not in pairs:
-            if (FIXED, DEAN) in pairs:
-                pairs.remove((FIXED, DEAN))
-            pairs.insert(0, (DEAN, FIXED))
-        return [found for name, base in pairs if (found := paired(values, name, base))]
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """A row for each variant that came to an end at least once, under ``HEAD``."""
-        return [_row(v.name, found) for v in self.variants if (found := self.of(v.name))]
-
-    def sentences(self) -> list[str]:
-        """What the ablation shows, in words: budgets, sizes, differences, and what is missing."""
-        said = [*findings(self.outcomes)]
-        if self.outcomes and (sizes := unequal_sizes(self.outcomes)):
-            said.append(sizes)
-        found = self.comparisons()
-        said += [one.sentence for one in found]
-        for one in found:
-            if (one.name, one.baseline) == (DEAN, FIXED) and not one.better:
-                how = "is worse than" if one.worse else "does not beat"
-                said.append(f"The dean {how} fixed strength here.")
-        said += [f"FAILED {one.variant}, seed {one.seed}: {one.reason}" for one in self.failures]
-        if self.missing:
-            said.append(
-                f"{self.missing} of {len(self.variants) * len(self.seeds)} runs are missing."
-            )
-        return said
-
-
 def markdown(ablation: Ablation) -> str:
     """The whole page."""
     parts = [f"# Ablation: {ablation.recipe}", bullets(_header(ablation))]
     if not ablation.outcomes:
         return "\n\n".join([*parts, bullets(ablation.sentences())]) + "\n"
-    parts.append(markdown_table(HEAD, ablation.rows()))
+    parts.append(markdown_table(HEAD, rows(ablation)))
     if len(ablation.seeds) > 1:
         parts.append("Mean ± standard deviation over the seeds (n - 1).")
     parts += ["## What it shows", bullets(ablation.sentences())]
@@ -117,9 +42,26 @@ def markdown(ablation: Ablation) -> str:
             "## Differences on the same seed",
             markdown_table(_PAIRED_HEAD, [_paired_row(one) for one in found]),
         ]
+    decided = list(_decided(ablation))
+    if decided:
+        head = ("variant", "number", "first tenth", "last tenth", "all steps")
+        parts += ["## What the controllers did", markdown_table(head, decided, left=2)]
     parts += ["## Variants", bullets(_described(v) for v in ablation.variants)]
     parts += ["## How it was measured", bullets(_method(ablation))]
     return "\n\n".join(parts) + "\n"
+
+
+def rows(ablation: Ablation) -> list[tuple[str, ...]]:
+    """A row for each variant that came to an end at least once, under ``HEAD``."""
+    return [_row(v.name, found) for v in ablation.variants if (found := ablation.of(v.name))]
+
+
+def _decided(ablation: Ablation) -> Iterator[tuple[str, ...]]:
+    """What controllers set; strengths that never moved say nothing."""
+    for variant in ablation.variants:
+        for key, course in ablation.course(variant.name).items():
+            if not key.startswith("strength.") or len(set(course)) > 1:
+                yield variant.name, key, *(f"{number:.4g}" for number in course)
 
 
 _PAIRED_HEAD = ("comparison", "n", "test top-1, points", "95 % interval", "by seed")
@@ -179,7 +121,19 @@ def _described(variant: Variant) -> str:
     if not variant.overrides:
         return f"{variant.name}: the recipe as it is"
     alone = "labels alone; " if variant.name == NONE else ""
-    return f"{variant.name}: {alone}" + "; ".join(f"`{one}`" for one in variant.overrides)
+    return f"{variant.name}: {alone}" + "; ".join(f"`{_flow(one)}`" for one in variant.overrides)
+
+
+def _flow(override: str) -> str:
+    """An override with its value as people write it: ``losses=[{loss: kl, strength: 1.0}]``."""
+    key, _, text = override.partition("=")
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        return f"{key}={value}"
+    if not isinstance(value, list | dict):
+        return override
+    flow = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=2**16)
+    return f"{key}={flow.strip()}"
 
 
 def _method(ablation: Ablation) -> list[str]:

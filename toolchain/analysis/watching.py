@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from toolchain.analysis.probing import Probed
 from toolchain.training.objective import Objective, Update
 
@@ -38,7 +40,7 @@ class Watched:
             self.look(step)
         self._objective.begin_step(step, total_steps)
 
-    def trail(self) -> Mapping[str, float]:
+    def trail(self) -> Mapping[str, float | Tensor]:
         return self._objective.trail()
 
     def state_dict(self) -> dict[str, Any]:

@@ -61,6 +61,7 @@ def build_sparsifier(
             structure.max_sparsity,
             {**whole, **allocation.widths} if budget == "widths" else None,
         ),
+        allocation.widths,
         rho=rho,
         step="multiplier" if budget == "multiplier" else "projection",
     )

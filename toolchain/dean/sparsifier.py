@@ -1,7 +1,10 @@
 """Who sparsifies the student, as the dean sees it; and ADMM under a budget, which does.
 
-The dean gives every layer (a group of channels that are cut together) a strength beta_l >= 0. 1 is
-the same for all; a layer with twice the strength is pruned as if its channels had half the norm.
+The dean gives every layer (a group of channels that are cut together) a strength beta_l. 1 is the recipe's:
+with all strengths at 1 the first Z-step leaves the widths that the recipe's structure decides. A layer
+with twice the strength is pruned as if its channels had half the norm.
+
+    a channel's score   |V_g| / (sqrt|g| b_l beta_l),   b_l the score at which layer l has the decided width
 """
 
 from __future__ import annotations
@@ -87,6 +90,7 @@ class AdmmSparsifier:
     Args:
         groups: What may be cut, with its latent tensors.
         budget: The goals.
+        widths: What the recipe's structure decides for each group; a group not named is left whole.
         rho: Weight of the penalty.
         step: ``projection`` meets the goals at every Z-step; ``multiplier`` thresholds softly, with a
             price that rises while the network is larger than its goals and falls while it is smaller.
@@ -96,6 +100,7 @@ class AdmmSparsifier:
         self,
         groups: Sequence[ChannelGroup],
         budget: Budget,
+        widths: Mapping[str, int],
         *,
         rho: float,
         step: Literal["projection", "multiplier"] = "projection",
@@ -107,6 +112,10 @@ class AdmmSparsifier:
         self._price: float | None = None
         self._kept: Kept | None = None
         self._fixed = False
+        self._base = {
+            name: _boundary(group, self.admm, widths.get(name, group.channels))
+            for name, group in self._groups.items()
+        }
         self._cost = {name: budget.cost_per_channel(name) for name in self._groups}
 
     @property
@@ -154,11 +163,12 @@ class AdmmSparsifier:
         v = self.admm.v()
         losses, sizes = [], []
         for name, group in self._groups.items():
-            norms_C, active_C = group.norms(v), factors[name] > 0
-            dots_C = group.dots(gradients, v)
-            losses.append(sparsity_hypergradient(dots_C, norms_C, active_C, group.size, kept.price))
+            price = max(kept.price, 0.0) * self._base[name]
+            norms_C, active_C = group.norms(v).cpu(), factors[name] > 0
+            dots_C = group.dots(gradients, v).cpu()
+            losses.append(sparsity_hypergradient(dots_C, norms_C, active_C, group.size, price))
             cost_C = torch.full_like(norms_C, self._cost[name])
-            sizes.append(size_hypergradient(cost_C, norms_C, active_C, group.size, kept.price))
+            sizes.append(size_hypergradient(cost_C, norms_C, active_C, group.size, price))
         found_L = keeping_size(torch.stack(losses), torch.stack(sizes))
         return dict(zip(self._groups, found_L.tolist(), strict=True))
 
@@ -197,6 +207,7 @@ class AdmmSparsifier:
         kept = self._kept
         return {
             "admm": self.admm.state_dict(),
+            "base": dict(self._base),
             "strengths": dict(self._strengths),
             "price": self._price,
             "kept": None if kept is None else (dict(kept.channels), kept.price),
@@ -206,18 +217,20 @@ class AdmmSparsifier:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         self.admm.load_state_dict(state["admm"])
+        self._base = dict(state["base"])
         self._strengths, self._price = dict(state["strengths"]), state["price"]
         kept = state["kept"]
         self._kept = None if kept is None else Kept(*kept)
         self._fixed = state["fixed"]
 
     def _scores(self) -> dict[str, Tensor]:
-        """|V_g| / (sqrt|g| beta_l) of each channel, on the CPU."""
+        """Each channel's score, on the CPU."""
         v = self.admm.v()
-        return {
-            name: (group.norms(v) / (group.size**0.5 * max(self._strengths[name], 1e-12))).cpu()
-            for name, group in self._groups.items()
-        }
+        found = {}
+        for name, group in self._groups.items():
+            weight = self._base[name] * max(self._strengths[name], 1e-12)
+            found[name] = (group.norms(v) / (group.size**0.5 * weight)).cpu()
+        return found
 
     def _factors(self, scores: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Kept]:
         """What a Z-step multiplies each channel with, and the channels that it leaves."""
@@ -227,7 +240,7 @@ class AdmmSparsifier:
         price = self._price
         if price is None:  # at first the weakest channel of all is at the threshold
             price = min(float(score_C[score_C > 0].min()) for score_C in scores.values())
-        # In units of scores the threshold beta sqrt|g| p on |V_g| is p.
+        # In units of scores the threshold p beta_l b_l sqrt|g| on |V_g| is p.
         factors = {
             name: soft_threshold(score_C, min(price, self._bearable(name, score_C)))
             for name, score_C in scores.items()
@@ -257,3 +270,12 @@ class AdmmSparsifier:
         least = self.budget.options(name)[0]
         ranked = score_C.sort(descending=True).values.tolist()
         return ranked[least] if least < len(ranked) else 0.0
+
+
+def _boundary(group: ChannelGroup, admm: Admm, width: int) -> float:
+    """|V_g| / sqrt|g| between the channels that a width keeps and those that it does not; above zero."""
+    norms_C = (group.norms(admm.v()) / group.size**0.5).sort(descending=True).values
+    ranked = norms_C.clamp_min(1e-12).tolist()
+    return (
+        ranked[-1] * 0.999 if width >= len(ranked) else math.sqrt(ranked[width - 1] * ranked[width])
+    )

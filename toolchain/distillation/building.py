@@ -65,16 +65,18 @@ def recovery_objective(
         return DistillationObjective(alone, fixed.make(alone, {}), **options)
     entry = CONTROLLERS.look_up(config.controller)
     entry.check(config.controller_options)
-    built = [*further, *build_terms(school, teachers, config.losses, images_BCHW, samples)]
-    base = {TASK: config.task_strength, **{term.name: strength for term, strength in built}}
-    school = school.with_terms([term for term, _ in built], base)
-    try:
-        controller = entry.make(school, config.controller_options)
-    except TypeError as error:
-        raise ConfigError(
-            f"distil.controller_options: {config.controller!r} does not take "
-            f"{config.controller_options}: {error}; see its arguments"
-        ) from error
+    with torch.random.fork_rng(devices=[]):  # adapters start alike whatever ran before
+        torch.manual_seed(school.seed)
+        built = [*further, *build_terms(school, teachers, config.losses, images_BCHW, samples)]
+        base = {TASK: config.task_strength, **{term.name: strength for term, strength in built}}
+        school = school.with_terms([term for term, _ in built], base)
+        try:
+            controller = entry.make(school, config.controller_options)
+        except TypeError as error:
+            raise ConfigError(
+                f"distil.controller_options: {config.controller!r} does not take "
+                f"{config.controller_options}: {error}; see its arguments"
+            ) from error
     return DistillationObjective(school, controller, **options)
 
 
@@ -111,9 +113,7 @@ def build_terms(
             if entry.match == "exit" and place.student != LOGITS:
                 adapter = _exit(school.network, own, seen, images_BCHW, number, len(places))
             else:
-                match = "shape" if entry.match == "exit" else entry.match
-                shape, theirs = next(iter(own.values())), next(iter(seen.values()))
-                adapter = join(shape, theirs, match, str(place.student))
+                adapter = _joined(entry, place, [*own.values()], [*seen.values()])
             function = bound
             if entry.build is not None:
                 function = bound(next(iter(own.values())), next(iter(seen.values())))
@@ -170,6 +170,34 @@ def _places(
 
 def _matched(network: nn.Module, pattern: str) -> tuple[str, ...]:
     return (pattern,) if pattern in (LOGITS, PENULTIMATE) else match_spots(network, pattern)
+
+
+def _joined(
+    entry: LossEntry, place: _Place, own: Sequence[torch.Size], seen: Sequence[torch.Size]
+) -> nn.Module | None:
+    """What brings the student's features to what the loss compares."""
+    if entry.match == "pair" and [*map(_channels, own)] != [*map(_channels, seen)]:
+        raise ConfigError(
+            f"distil.losses ({entry.name}): {place.student} gives {[*map(_axes, own)]} in the student and "
+            f"{place.teacher} {[*map(_axes, seen)]} in the teacher; accepted are as many channels, "
+            "because this loss has no adapter; choose other spots"
+        )
+    if entry.match == "classes" and not len(own[0]) == len(seen[0]) == 2:
+        raise ConfigError(
+            f"distil.losses ({entry.name}).spot: {place.student} gives {_axes(own[0])} in the student and "
+            f"{_axes(seen[0])} in the teacher; accepted are vectors, because this loss compares classes; "
+            "use logits, or a loss between features"
+        )
+    match = "shape" if entry.match in ("classes", "exit") else entry.match
+    return join(own[0], seen[0], match, str(place.student))
+
+
+def _channels(shape: torch.Size) -> int:
+    return shape[-1] if len(shape) == 3 else shape[1]  # tokens have them last
+
+
+def _axes(shape: torch.Size) -> tuple[int, ...]:
+    return tuple(shape[1:])
 
 
 def _exit(

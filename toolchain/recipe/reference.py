@@ -36,6 +36,7 @@ SHARED: Mapping[type[BaseModel], str] = {Training: "training", Quantizing: "quan
 _TYPES = {"integer": "whole number", "string": "text", "boolean": "`true` or `false`"}
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _AGREEING = {
+    "classes": "vectors of as many values",
     "shape": "shape",
     "positions": "positions",
     "batch": "nothing",

@@ -24,6 +24,7 @@ class Series:
 
     A y of None or NaN interrupts the line.  ``tips`` and ``labels`` go with the points, or are
     empty; a label is written beside its point, and ``end`` beside the drawing where the line ends.
+    ``areas`` are runs of (x, low, high) that are shaded behind the line.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Series:
     labels: Sequence[str] = ()
     dots: bool = False
     end: str = ""
+    areas: Sequence[Sequence[tuple[float, float, float]]] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,9 @@ class _Drawing:
         self.plot, self.width, self.height = plot, width, height
         x_range = _range(plot.x, [x for one in plot.series for x, _ in one.points])
         heights = [y for one in plot.series for _, y in one.points]
+        heights += [
+            y for one in plot.series for area in one.areas for _, *ends in area for y in ends
+        ]
         y_range = _range(plot.y, heights)
         bands = Scale(*x_range, 0, width * 0.85, plot.x.log)
         self.tall = any(  # names that do not fit into their bands take turns on two lines
@@ -118,6 +123,8 @@ class _Drawing:
         parts = [tag("title", plot.title), tag("desc", plot.description)]
         if drawable:
             parts += [*self._bands(), *self._axes(), *self._staircase(), *self._marks()]
+            for one in plot.series:
+                parts += self._areas(one)
             for one in plot.series:
                 parts += self._series(one)
             parts += [*self._labels(), *self._ends()]
@@ -234,6 +241,17 @@ class _Drawing:
             tag("path", class_="dominated", d=" ".join(path)),
             tag("path", class_="front", d=" ".join(outline)),
         ]
+
+    def _areas(self, one: Series) -> list[Svg]:
+        parts = []
+        for area in one.areas:
+            inside = [(x, low, high) for x, low, high in area if self._inside(x, low)]
+            upper = [(x, high) for x, _, high in inside if self._inside(x, high)]
+            outline = [*upper, *reversed([(x, low) for x, low, _ in inside])]
+            d = " L".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in outline)
+            if outline:
+                parts.append(tag("path", class_=f"spread {one.style.name}", d=f"M{d} Z"))
+        return parts
 
     def _series(self, one: Series) -> list[Svg]:
         if one.kind == "scatter":

@@ -44,7 +44,7 @@ class LearnedTemperature(Steady):
     def __init__(
         self, school: School, *, low: float = 1.0, span: float = 20.0, until: float = 1.0
     ) -> None:
-        if min(low, span) <= 0 or not 0 < until <= 1:
+        if not (0 < until <= 1 and all(0 < bound < math.inf for bound in (low, span))):
             raise ConfigError(
                 f"distil.controller_options: low {low}, span {span}, until {until}; low and span are "
                 "above 0 and until is in (0, 1]; change them"

@@ -15,7 +15,7 @@ from deploy.errors import ConfigError
 from toolchain.distillation.registry import Registry, unknown
 
 Loss = TypeVar("Loss", bound=Callable[..., Any])
-Match = Literal["shape", "positions", "batch", "exit", "pair", "own"]
+Match = Literal["classes", "shape", "positions", "batch", "exit", "pair", "own"]
 
 # Types of options; a learned temperature is a tensor: a scalar, or one value per sample [B].
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -35,7 +35,8 @@ class LossEntry:
     Attributes:
         name: In recipes.
         function: ``function(student, teacher, **options) -> scalar``; None for a module.
-        match: What must agree between student and teacher. ``shape``: all axes, an adapter is put where
+        match: What must agree between student and teacher. ``classes``: both are vectors of as many
+            values. ``shape``: all axes, an adapter is put where
             they do not. ``positions``: all but channels. ``batch``: only the batch. ``exit``: the
             student's feature goes through an exit branch into the teacher's classes. ``pair``: as
             ``positions`` and channels, at two spots; the function gets tuples. ``own``: nothing, the

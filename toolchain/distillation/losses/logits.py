@@ -27,7 +27,7 @@ from toolchain.distillation.losses.entry import Temperature, Weight, distillatio
 
 @distillation_loss(
     "kl",
-    match="shape",
+    match="classes",
     source="Hinton, Vinyals, Dean 2015",
     equation="T² Σ_c p_c log(p_c / q_c), mean over samples",
 )
@@ -46,7 +46,7 @@ def kl(student_BC: Tensor, teacher_BC: Tensor, temperature: Temperature = 4.0) -
 
 @distillation_loss(
     "dkd",
-    match="shape",
+    match="classes",
     source="Zhao, Cui, Song, Qiu, Liang 2022",
     equation="T² (α KL(p_y, 1 - p_y) + β KL(the other classes among themselves)), mean over samples",
     default_strength=1.0,
@@ -83,7 +83,7 @@ def dkd(
 
 @distillation_loss(
     "dist",
-    match="shape",
+    match="classes",
     source="Huang, You, Wang, Qian, Xu 2022",
     equation="T² (inter (1 - correlation of a sample's classes) + intra (1 - of a class's samples))",
     default_strength=2.0,
@@ -112,7 +112,7 @@ def dist(
 
 @distillation_loss(
     "logit_mse",
-    match="shape",
+    match="classes",
     source="Ba, Caruana 2014",
     equation="mean of (z_s - z_t)²",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from toolchain.recipe.base import Frozen
 from toolchain.recipe.network import NetworkOrigin
@@ -23,6 +23,15 @@ class AnotherNetwork(NetworkOrigin):
     """Another trained network, built-in or from a file of your own; it stays as it is."""
 
     kind: Literal["network"] = "network"
+
+    @model_validator(mode="after")
+    def _trained(self) -> AnotherNetwork:
+        if self.builtin is not None and self.checkpoint is None:
+            raise ValueError(
+                f"builtin {self.builtin!r} given without a checkpoint, so it has learned nothing; "
+                "accepted: a checkpoint, or a file whose function loads the weights"
+            )
+        return self
 
 
 class Assistant(Frozen):

@@ -27,8 +27,4 @@ def build(config: AnotherNetwork, student: Student, where: str) -> Teacher:
     network = build_network(config, where, student.ctx.seed)
     given = logits_width(network, student.spec.input_shape, where)
     require_classes(given, student, where, "change its args, or name another checkpoint")
-    if config.checkpoint is None:
-        student.ctx.say(
-            f"{where}: no checkpoint given, so this teacher is a network of random weights"
-        )
     return FrozenTeacher(network, student.precision)

@@ -70,15 +70,15 @@ def test_the_normalizer_is_kept_from_the_first_batch() -> None:
     assert (loss.student_log_z, loss.teacher_log_z) == kept
 
 
-def test_memory_moves_by_half_stays_of_length_one_and_only_in_training() -> None:
-    loss = made().double()
+def test_memory_moves_by_momentum_stays_of_length_one_and_only_in_training() -> None:
+    loss = made(momentum=0.75).double()
     before = loss.student_bank_ND.clone()
     s, t, index_B, labels_B = given_batch(4)
     loss.eval()(s, t, index_B, labels_B)
     assert torch.equal(loss.student_bank_ND, before)
     assert loss.student_log_z.isnan()
     loss.train()(s, t, index_B, labels_B)
-    moved = 0.5 * before[index_B].numpy() + 0.5 * embedded(loss, "student", s)
+    moved = 0.75 * before[index_B].numpy() + 0.25 * embedded(loss, "student", s)
     moved /= np.linalg.norm(moved, axis=1, keepdims=True)
     np.testing.assert_allclose(loss.student_bank_ND[index_B].numpy(), moved)
     rest = [i for i in range(SAMPLES) if i not in index_B.tolist()]

@@ -21,16 +21,16 @@ def test_cc(b: int, seed: int) -> None:
     e_t = t.numpy().mean(1) @ state["teacher.linear.weight"].T + state["teacher.linear.bias"]
     apart = np.abs(e_s - e_t)
     expected = np.mean([(apart[i] * apart[i + 1]).sum() for i in range(b - 1)])
-    assert float(loss(s, t)) == pytest.approx(expected, rel=1e-9)
+    assert loss(s, t).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_it_depends_on_the_order_of_the_batch() -> None:
     torch.manual_seed(0)
     s, t = torch.randn(4, 3), torch.randn(4, 5)
     loss = CorrelationCongruence(s.shape, t.shape)
-    assert float(loss(s, t)) == pytest.approx(float(loss(s.flip(0), t.flip(0))))
+    assert loss(s, t).item() == pytest.approx(loss(s.flip(0), t.flip(0)).item())
     order = torch.tensor([1, 0, 2, 3])
-    assert float(loss(s, t)) != pytest.approx(float(loss(s[order], t[order])), rel=1e-3)
+    assert loss(s, t).item() != pytest.approx(loss(s[order], t[order]).item(), rel=1e-3)
 
 
 def test_both_embeddings_learn() -> None:

@@ -32,7 +32,7 @@ def test_every_loss_says_where_it_comes_from_and_what_it_computes(name: str) -> 
     assert entry.source
     assert entry.equation
     assert "\n" not in entry.equation
-    assert entry.match in ("shape", "positions", "batch", "exit", "pair", "own")
+    assert entry.match in ("classes", "shape", "positions", "batch", "exit", "pair", "own")
 
 
 def test_customary_strengths_are_those_of_the_comparisons() -> None:

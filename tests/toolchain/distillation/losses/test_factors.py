@@ -33,7 +33,7 @@ def test_ft() -> None:
     u, v = (f.detach().numpy().reshape(4, -1) for f in factors)
     u, v = (f / np.linalg.norm(f, axis=1, keepdims=True) for f in (u, v))
     assert u.shape == (4, 3 * 16)
-    assert float(loss(s, t)) == pytest.approx(np.abs(u - v).mean(), rel=1e-9)
+    assert loss(s, t).item() == pytest.approx(np.abs(u - v).mean(), rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_dist_of_logits_that_do_not_vary_is_finite() -> None:
     s = torch.zeros(3, 4, requires_grad=True)
     loss = dist(s, torch.randn(3, 4))
     loss.backward()
-    assert float(loss) == pytest.approx(2)
+    assert loss.item() == pytest.approx(2)
     assert torch.isfinite(s.grad).all()
 
 

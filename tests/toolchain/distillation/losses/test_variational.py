@@ -26,7 +26,7 @@ def test_vid(b: int, c: int, d: int, variance: float, seed: int) -> None:
         mu = np.einsum("oi,bihw->bohw", weight, np.maximum(mu, 0) if i else mu)
     v = (np.log1p(np.exp(loss.rho_C.detach().numpy())) + 1e-5)[:, None, None]
     expected = (((mu - t.numpy()) ** 2 / v + np.log(v)) / 2).mean()
-    assert float(loss(s, t)) == pytest.approx(expected, rel=1e-9)
+    assert loss(s, t).item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("variance", [1e-3, 0.5, 5.0, 40.0])
@@ -48,7 +48,7 @@ def test_it_goes_down_when_the_teacher_can_be_told_from_the_student() -> None:
         value = loss(s, t)
         value.backward()
         optimizer.step()
-        values.append(float(value))
+        values.append(value.item())
     assert values[-1] < values[0] - 0.3
 
 

@@ -43,6 +43,11 @@ class Agent(nn.Module):
         gamma: At least 1.
         label_smoothing: Of the cross-entropy.
         seed: Of the first weights.
+
+    Attributes:
+        student_spot: Where the policy looks at the student: before its last linear layer, or at the last
+            of the places where it has none.
+        teacher_spot: Likewise of the teacher.
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class Agent(nn.Module):
     ) -> None:
         super().__init__()
         student, teacher = shapes
+        self.student_spot = PENULTIMATE if PENULTIMATE in student else places.student[-1]
+        self.teacher_spot = PENULTIMATE if PENULTIMATE in teacher else places.teacher[-1]
         pairs = {
             ours: (student[ours], teacher[theirs])
             for ours, theirs in zip(places.student, places.teacher, strict=True)
@@ -65,17 +72,15 @@ class Agent(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.policy = Policy(
-                channels(teacher[PENULTIMATE]),
-                channels(student[PENULTIMATE]),
+                channels(teacher[self.teacher_spot]),
+                channels(student[self.student_spot]),
                 len(places.names),
                 head_start=head_start,
             )
             self.across = crossings(pairs)
-        pieces = [
-            slice_network(trace(network), spots)
-            for network, spots in zip(networks, (places.student, places.teacher), strict=True)
-        ]
-        self._routing = RoutingNetwork(networks[0], *pieces, self.across)
+        student_pieces = slice_network(trace(networks[0]), places.student)
+        teacher_pieces = slice_network(trace(networks[1]), places.teacher)
+        self._routing = RoutingNetwork(networks[0], student_pieces, teacher_pieces, self.across)
         self._first = places.teacher[0]
         self._gamma, self._label_smoothing = gamma, label_smoothing
 
@@ -83,7 +88,7 @@ class Agent(nn.Module):
         self, student: Features, teacher: Features, tau: float, noise: torch.Generator
     ) -> Tensor:
         """Ones [B, S] where a sample is to take the teacher's way, else zeros, with the policy's graph."""
-        v_BS2 = self.policy(teacher[PENULTIMATE], student[PENULTIMATE])
+        v_BS2 = self.policy(teacher[self.teacher_spot], student[self.student_spot])
         noise_BS2 = gumbel(v_BS2.shape, noise).to(v_BS2.device, non_blocking=True)
         return straight_through(v_BS2, noise_BS2, tau)[..., TEACHER]
 

@@ -12,6 +12,7 @@ batch, S spots.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -24,12 +25,11 @@ from toolchain.distillation.controllers.controller import Guidance, Stats, Stead
 from toolchain.distillation.controllers.spot_adaptive.agent import Agent
 from toolchain.distillation.controllers.spot_adaptive.places import (
     decision_places,
-    ordered_shapes,
     routed_terms,
 )
 from toolchain.distillation.controllers.spot_adaptive.policy import annealed
 from toolchain.distillation.lessons import Lesson, School
-from toolchain.distillation.spots import PENULTIMATE
+from toolchain.distillation.spots import spots_of
 from toolchain.training.objective import Batch, Update
 
 DECISIONS = ("policy", "anti", "random", "always")
@@ -81,23 +81,23 @@ class SpotAdaptive(Steady):
             gamma = max(
                 (GAMMA.get(term.name.split("@")[0], 1.0) for term in school.terms), default=1.0
             )
-        if gamma < 1 or min(tau, tau_end) <= 0:
+        if not (1 <= gamma < math.inf and all(0 < t < math.inf for t in (tau, tau_end))):
             raise ConfigError(
                 f"distil.controller_options: gamma {gamma}, tau {tau}, tau_end {tau_end}; gamma is at "
                 "least 1 and both temperatures are above 0; change them"
             )
+        if homo not in (True, False, None):
+            raise ConfigError(
+                f"distil.controller_options.homo: {homo!r}; choose true or false, or leave it out"
+            )
         self._school, self._decisions = school, decisions
         self._taus, self._tau = (tau, tau_end), tau
         terms, self._teacher = routed_terms(school.terms, school.network)
-        school.watch(PENULTIMATE)
-        school.watch(PENULTIMATE, self._teacher)
         assert school.probe is not None, "whoever built the terms has images"
         images_BCHW = school.probe(0, 2).images_BCHW
-        student = ordered_shapes(school.network, images_BCHW)
-        teacher = ordered_shapes(self._teacher.network, images_BCHW)
+        student = spots_of(school.network, images_BCHW)
+        teacher = spots_of(self._teacher.network, images_BCHW)
         self._places = decision_places(terms, list(student), list(teacher))
-        # The routing network starts from there, also while the term there sleeps.
-        school.watch(self._places.teacher[0], self._teacher)
         self._agent: Agent | None = None
         if decisions in ("policy", "anti"):
             networks = (school.network, self._teacher.network)
@@ -113,6 +113,10 @@ class SpotAdaptive(Steady):
                 seed=school.seed,
             )
             school.precision.place(self._agent)
+            school.watch(self._agent.student_spot)
+            school.watch(self._agent.teacher_spot, self._teacher)
+            # The routing network starts from there, also while the term there sleeps.
+            school.watch(self._places.teacher[0], self._teacher)
             moved = list(self._agent.parameters())
             self.updates = (Update("agent", moved, self._loss, lr_factor=AGENT_LR),)
         self._noise = torch.Generator().manual_seed(school.seed)

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deploy.errors import ConfigError
-from toolchain.distillation.spots import LOGITS, PENULTIMATE, shapes
-from toolchain.distillation.spots import spots_of as spots_of_network
+from toolchain.distillation.spots import LOGITS
 from toolchain.distillation.teachers.teacher import Teacher
 from toolchain.distillation.terms import Term, spots_of
 
@@ -78,13 +76,6 @@ def decision_places(
         tuple(theirs for _, theirs in inner),
         {name: columns[pair] for name, pair in pairs.items()},
     )
-
-
-def ordered_shapes(network: nn.Module, images_BCHW: Tensor) -> dict[str, torch.Size]:
-    """Shape of the features of these images at every spot, in order of execution."""
-    found = spots_of_network(network, images_BCHW)
-    last = {LOGITS: found.pop(LOGITS)}
-    return found | shapes(network, [PENULTIMATE], images_BCHW) | last
 
 
 def routed_terms(terms: Sequence[Term], student: nn.Module) -> tuple[tuple[Term, ...], Sliceable]:

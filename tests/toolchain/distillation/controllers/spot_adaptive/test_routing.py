@@ -91,8 +91,8 @@ def test_only_decisions_and_crossings_get_a_gradient() -> None:
 def test_the_student_is_left_as_it_was() -> None:
     scene = Scene()
     scene.student.train()
-    scene.student.layer1[0].bn1.eval()  # a mode of its own
-    scene.student.linear.bias.requires_grad_(False)
+    scene.student.get_submodule("layer1.0.bn1").eval()  # a mode of its own
+    scene.student.get_parameter("linear.bias").requires_grad_(False)
     modes = [module.training for module in scene.student.modules()]
     wanted = [p.requires_grad for p in scene.student.parameters()]
     state = {name: value.clone() for name, value in scene.student.state_dict().items()}

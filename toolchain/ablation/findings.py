@@ -1,0 +1,113 @@
+"""What is known of an ablation, finished or not, and what it shows in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from toolchain.ablation.budget import findings, unequal_sizes
+from toolchain.ablation.outcome import Outcome
+from toolchain.ablation.paired import Paired, paired
+from toolchain.ablation.training_logs import Course
+from toolchain.ablation.variants import Variant
+from toolchain.ablation.workers import Failure
+
+DEAN, FIXED, FALLBACK = "dean", "fixed", "dean.fallback"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is known of an ablation, finished or not.
+
+    Attributes:
+        recipe: Its name.
+        title: What the data is called.
+        variants: All of them, in their order.
+        seeds: Each variant is to run with.
+        baselines: What the others are compared with.
+        outcomes: Of the runs that came to an end, in any order.
+        failures: Of those that did not.
+        at_once: How many runs shared the machine.
+        command: That makes this page.
+        environment: Of the machine, as ``benchmarks.environment`` records it.
+        installed: Versions of what the numbers may depend on.
+    """
+
+    recipe: str
+    title: str
+    variants: Sequence[Variant]
+    seeds: Sequence[int]
+    baselines: Sequence[str]
+    outcomes: Sequence[Outcome]
+    failures: Sequence[Failure]
+    at_once: int
+    command: str
+    environment: Mapping[str, Any]
+    installed: Mapping[str, str]
+
+    def of(self, name: str) -> list[Outcome]:
+        """The variant's outcomes by seed."""
+        return sorted((o for o in self.outcomes if o.variant == name), key=lambda o: o.seed)
+
+    def course(self, name: str) -> dict[str, Course]:
+        """What the controller of a variant's last training did, mean over the seeds."""
+        trails = [outcome.trained[-1].trail for outcome in self.of(name) if outcome.trained]
+        names = dict.fromkeys(key for trail in trails for key in trail)
+        found = {key: [trail[key] for trail in trails if key in trail] for key in names}
+        return {
+            key: Course(*(fmean(values) for values in zip(*courses, strict=True)))
+            for key, courses in found.items()
+        }
+
+    @property
+    def missing(self) -> int:
+        """Runs that neither ended nor failed."""
+        return len(self.variants) * len(self.seeds) - len(self.outcomes) - len(self.failures)
+
+    def comparisons(self) -> list[Paired]:
+        """Every variant against every baseline, on test top-1."""
+        values = {v.name: {o.seed: o.test_top1 for o in self.of(v.name)} for v in self.variants}
+        names = [variant.name for variant in self.variants]
+        pairs = [(name, base) for base in self.baselines for name in names if name != base]
+        # What the dean is for is asked whatever the baseline.
+        if DEAN in names and FIXED in names and (DEAN, FIXED) not in pairs:
+            if (FIXED, DEAN) in pairs:
+                pairs.remove((FIXED, DEAN))
+            pairs.insert(0, (DEAN, FIXED))
+        return [found for name, base in pairs if (found := paired(values, name, base))]
+
+    def sentences(self) -> list[str]:
+        """What the ablation shows, in words: budgets, sizes, differences, and what is missing."""
+        said = [*findings(self.outcomes)]
+        if self.outcomes and (sizes := unequal_sizes(self.outcomes)):
+            said.append(sizes)
+        found = self.comparisons()
+        if found and all(one.n == 1 for one in found):
+            said.append(
+                "One seed each: differences have no spread, so none can be shown; run more seeds."
+            )
+        else:
+            said += [one.sentence for one in found]
+        for one in found:
+            if (one.name, one.baseline) == (DEAN, FIXED) and not one.better:
+                said.append(f"The dean {_no_better(one)} fixed strength here.")
+        for name, share in ((v.name, self.course(v.name).get(FALLBACK)) for v in self.variants):
+            if share is not None and share.mean > 0:
+                said.append(
+                    f"{name}: the held-out signal was too noisy in {share.mean:.0%} of the steps, which had "
+                    "the recipe's strengths."
+                )
+        said += [f"FAILED {one.variant}, seed {one.seed}: {one.reason}" for one in self.failures]
+        if self.missing:
+            said.append(
+                f"{self.missing} of {len(self.variants) * len(self.seeds)} runs are missing."
+            )
+        return said
+
+
+def _no_better(one: Paired) -> str:
+    if one.worse:
+        return "is worse than"
+    return "is not shown to beat" if one.mean > 0 else "does not beat"

@@ -1,0 +1,93 @@
+"""What a finished training stage spent, and what its controller did, from the log that it left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from toolchain.runs.artifacts import Artifact
+
+# Of a trail, what tells a reader how a controller decided; the rest is for the log alone.
+_TELLING = ("strength.", "distilled.", "distillability.", "temperature", "dean.fallback")
+
+
+class Course(NamedTuple):
+    """One number of a controller over a training.
+
+    Attributes:
+        first: Mean over the first tenth of the steps that have it.
+        last: Mean over the last tenth.
+        mean: Over all of them.
+    """
+
+    first: float
+    last: float
+    mean: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a stage that trains spent.
+
+    Attributes:
+        stage: Its name.
+        steps: Optimizer steps of the student.
+        batch_size: Images of a step.
+        images_per_s: Of its steps, validation not counted; 0 where nobody wrote it down.
+        trail: What its controller set, by name; empty where the recipe says it all.
+    """
+
+    stage: str
+    steps: int
+    batch_size: int
+    images_per_s: float
+    trail: Mapping[str, Course]
+
+
+def trained(artifact: Artifact) -> Trained | None:
+    """What the stage that made the artifact spent; None for one that did not train."""
+    logs = sorted(artifact.root.glob("*.metrics.jsonl"))
+    rows = [row for log in logs for row in _rows(log)]
+    epochs = [row for row in rows if row.get("kind") == "epoch"]
+    if not epochs:
+        return None
+    config: Mapping[str, Any] = record_of(artifact)["config"]
+    last = epochs[-1]
+    return Trained(
+        artifact.stage,
+        int(last["step"]),
+        int(config.get("batch_size", 0)),
+        float(last.get("images_per_s") or 0.0),
+        _trail(row for row in rows if row.get("kind") == "trail"),
+    )
+
+
+def record_of(artifact: Artifact) -> dict[str, Any]:
+    """Its ``artifact.json``."""
+    record: dict[str, Any] = json.loads((artifact.root / "artifact.json").read_text())
+    return record
+
+
+def _rows(log: Path) -> Iterator[dict[str, Any]]:
+    with log.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def _trail(rows: Iterable[Mapping[str, Any]]) -> dict[str, Course]:
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name.startswith(_TELLING) and value is not None:
+                found.setdefault(name, []).append(float(value))
+    return {name: _course(values) for name, values in found.items()}
+
+
+def _course(values: Sequence[float]) -> Course:
+    tenth = max(1, len(values) // 10)
+    parts = (values[:tenth], values[-tenth:], values)
+    return Course(*(sum(part) / len(part) for part in parts))
