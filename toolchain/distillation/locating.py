@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from itertools import takewhile
 from typing import Any
 
 from torch import fx, nn
@@ -18,6 +19,7 @@ from toolchain.graph import module_of
 from toolchain.quantization.activations import ActivationQuantizer
 
 LOGITS, PENULTIMATE = "logits", "penultimate"
+LISTED = "`compress-deploy list spots RECIPE` lists all"
 
 
 def places(network: fx.GraphModule, graph: fx.Graph) -> dict[str, fx.Node]:
@@ -79,17 +81,15 @@ def absent(network: nn.Module, spot: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"distil.spot: {spot!r} {why}; {nearest} {LISTED}")
 
 
-LISTED = "`compress-deploy list spots RECIPE` lists all"
-
-
 def is_pattern(spot: str) -> bool:
     """Whether ``spot`` may stand for several modules."""
     return any(sign in spot for sign in "*?[")
 
 
 def _alike(name: str, spot: str) -> int:
-    """Characters that both begin with."""
-    return next((n for n, (a, b) in enumerate(zip(name, spot, strict=False)) if a != b), len(spot))
+    """With how many of the same characters both begin."""
+    pairs = zip(name, spot, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _stood_here(network: nn.Module, path: str) -> bool:

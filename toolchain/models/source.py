@@ -18,10 +18,11 @@ from toolchain.models import registry
 from toolchain.models.arguments import call_form
 
 if TYPE_CHECKING:
+    from toolchain.recipe.network import NetworkOrigin
     from toolchain.recipe.schema import ModelConfig
 
 
-def build_model(config: ModelConfig, base_dir: Path) -> nn.Module:
+def build_model(config: ModelConfig | NetworkOrigin, base_dir: Path) -> nn.Module:
     """Build the network with freshly initialised weights; a relative file is below ``base_dir``.
 
     Raises:
@@ -31,7 +32,7 @@ def build_model(config: ModelConfig, base_dir: Path) -> nn.Module:
         return registry.build(config.builtin, **config.args)
     if config.file is None:
         raise ConfigError(
-            f"model.onnx: {config.onnx} holds a graph that cannot be cut or trained; accepted here: "
+            f"model.onnx: {getattr(config, 'onnx', None)} holds a graph that cannot be cut or trained; accepted here: "
             "builtin or file; `compress-deploy run` quantizes an ONNX file as it is"
         )
     path, _, function = config.file.rpartition(":")

@@ -20,6 +20,7 @@ from pydantic import (
 
 from deploy.targets import Target
 from toolchain.recipe.base import Frozen
+from toolchain.recipe.network import check_constructor
 from toolchain.stages import STAGES, StageModel, onnx_chain, standard_chain
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -55,12 +56,7 @@ class ModelConfig(Frozen):
                 "accepted: the file alone"
             )
         if self.file is not None:
-            path, _, function = self.file.rpartition(":")
-            if not path.endswith(".py") or not function.isidentifier():
-                raise ValueError(
-                    f"file is {self.file!r}; accepted: a Python file and a function in it, "
-                    "e.g. net.py:build"
-                )
+            check_constructor(self.file)
         return self
 
     @model_serializer(mode="wrap")

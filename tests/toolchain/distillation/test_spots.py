@@ -207,6 +207,17 @@ def test_contexts_nest() -> None:
     assert outer["logits"] is second
 
 
+def test_a_copy_that_is_made_meanwhile_is_not_watched() -> None:
+    net = graph.trace(plain())
+    with capture(net, ["logits"]) as found:
+        other = copy.deepcopy(net)
+        logits = other(images())
+        assert "forward" not in vars(other)
+        assert not found
+        assert torch.equal(net(images()), logits)
+    assert found
+
+
 def test_a_graph_that_changed_is_tapped_anew() -> None:
     net = graph.trace(plain())
     with capture(net, ["layer1"]) as float_found:

@@ -8,11 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from toolchain.distillation.controllers.fixed import FixedStrength
+from toolchain.distillation.lessons import School
+from toolchain.distillation.losses.logits import kl
+from toolchain.distillation.objective import DistillationObjective
 from toolchain.distillation.teachers.ema import AveragedTeacher
 from toolchain.distillation.teachers.teacher import MovingTeacher
+from toolchain.distillation.terms import Term
 from toolchain.graph import trace
 from toolchain.quantization.attach import Quantization, attach_quantizers
 from toolchain.structure.masks import views_of
+from toolchain.training.objective import Batch
 from toolchain.training.precision import choose_precision
 
 FLOAT = choose_precision("float32", "cpu")
@@ -105,3 +111,37 @@ def test_its_state_comes_back_to_the_last_bit() -> None:
         one.follow(step)
         two.follow(step)
     assert all(torch.equal(one.state_dict()[key], value) for key, value in two.state_dict().items())
+
+
+def test_an_objective_moves_it_and_resumes_it() -> None:
+    def course() -> tuple[nn.Module, AveragedTeacher, DistillationObjective]:
+        net = network().train()
+        teacher = AveragedTeacher(net, FLOAT, 0.5)
+        school = School(net, FLOAT, terms=(Term("kl", kl, teacher),), base={"task": 1.0, "kl": 1.0})
+        return net, teacher, DistillationObjective(school, FixedStrength(school))
+
+    def train(net: nn.Module, objective: DistillationObjective, steps: range) -> None:
+        for step in steps:
+            objective.begin_step(step, 6)
+            random = torch.Generator().manual_seed(step)
+            images = torch.randn(4, 3, 6, 6, generator=random)
+            net.zero_grad()
+            loss, _ = objective.loss(Batch(images, torch.arange(4)))
+            loss.backward()
+            with torch.no_grad():
+                for parameter in net.parameters():
+                    assert parameter.grad is not None
+                    parameter -= 0.1 * parameter.grad
+
+    net, teacher, objective = course()
+    train(net, objective, range(3))
+    weights, state = copy.deepcopy(net.state_dict()), copy.deepcopy(objective.state_dict())
+    train(net, objective, range(3, 6))
+    again, same, resumed = course()
+    again.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    train(again, resumed, range(3, 6))
+    for one, other in ((net, again), (teacher.network, same.network)):
+        for key, value in one.state_dict().items():
+            assert torch.equal(value, other.state_dict()[key])
+    assert not torch.equal(net.state_dict()["0.weight"], teacher.network.state_dict()["0.weight"])
