@@ -103,8 +103,9 @@ def _start(
     given = logits_width(network, data.input_shape, where)
     if given != len(data.classes):
         raise DataError(
-            f"{where}: gives logits of {given} classes and the data has {len(data.classes)}; accepted "
-            f"is [batch, {len(data.classes)}]; change {where}.args or the data"
+            f"{where}: gives an output of shape (2, {given}) for 2 images and the data has "
+            f"{len(data.classes)} classes; accepted is [batch, {len(data.classes)}]; change "
+            f"{where}.args or the data"
         )
     file = None
     if origin.file is not None:

@@ -199,7 +199,11 @@ def test_a_chain_of_families_ends_in_a_report_against_the_teacher(
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"args": {**VIT["args"], "classes": 7}}, DataError, ("student: gives logits of 7", "4")),  # type: ignore[dict-item]
+        (
+            {"args": {**VIT["args"], "classes": 7}},
+            DataError,
+            ("student: gives an output of shape (2, 7)", "4 classes"),
+        ),  # type: ignore[dict-item]
         (
             {"args": {**VIT["args"], "image_size": 16}},  # type: ignore[dict-item]
             DataError,

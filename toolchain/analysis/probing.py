@@ -51,7 +51,7 @@ class Probed:
 
 def samples(found: Mapping[str, Sequence[float]]) -> np.ndarray:
     """[L, K] of what ``Probed`` holds by name."""
-    return np.array(list(found.values()), dtype=np.float64).reshape(len(found), -1)
+    return np.array(list(found.values()), dtype=np.float64) if found else np.zeros((0, 0))
 
 
 def probe(school: School, step: int, count: int, size: int) -> Probed:

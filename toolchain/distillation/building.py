@@ -111,7 +111,7 @@ def build_terms(
             own = {one: student[one] for one in spots_of(place.student)}
             adapter: nn.Module | None
             if entry.match == "exit" and place.student != LOGITS:
-                adapter = _exit(school.network, own, seen, images_BCHW, number, len(places))
+                adapter = _exit(school.network, teacher, own, images_BCHW, number, len(places))
             else:
                 adapter = _joined(entry, place, [*own.values()], [*seen.values()])
             function = bound
@@ -202,16 +202,19 @@ def _axes(shape: torch.Size) -> tuple[int, ...]:
 
 def _exit(
     network: nn.Module,
+    teacher: Teacher,
     own: Mapping[str, torch.Size],
-    seen: Mapping[str, torch.Size],
     images_BCHW: Tensor,
     stage: int,
     stages: int,
 ) -> nn.Module:
+    """As wide as the wider network is at its end; for tokens as the student (Hao et al. 2023, code)."""
     (shape,) = own.values()
-    (logits,) = seen.values()
+    theirs = teacher.observe(images_BCHW, [LOGITS, PENULTIMATE])
     width = shapes(network, [PENULTIMATE], images_BCHW)[PENULTIMATE][-1]
-    return exit_branch(shape, logits[1], stage=stage, stages=stages, width=width)
+    if len(shape) == 4:
+        width = max(width, theirs[PENULTIMATE].shape[-1])
+    return exit_branch(shape, theirs[LOGITS].shape[1], stage=stage, stages=stages, width=width)
 
 
 def _bound(entry: LossEntry, loss: DistilLoss, samples: int) -> Callable[..., Any]:

@@ -31,8 +31,9 @@ def build_model(config: ModelConfig | NetworkOrigin, base_dir: Path) -> nn.Modul
     if config.builtin is not None:
         return registry.build(config.builtin, **config.args)
     if config.file is None:
+        given = getattr(config, "onnx", None)
         raise ConfigError(
-            f"model.onnx: {getattr(config, 'onnx', None)} holds a graph that cannot be cut or trained; accepted here: "
+            f"model.onnx: {given} holds a graph that cannot be cut or trained; accepted here: "
             "builtin or file; `compress-deploy run` quantizes an ONNX file as it is"
         )
     path, _, function = config.file.rpartition(":")

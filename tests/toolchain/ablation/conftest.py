@@ -1,22 +1,14 @@
-"""A small data set and a recipe on it, and outcomes that nothing was run for."""
+"""Outcomes that nothing was run for."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from toolchain.ablation.outcome import AS_TRAINED, Outcome
 from toolchain.ablation.training_logs import Course, Trained
-from toolchain.models import registry
-
-ARGS = {"depth": 8, "in_channels": 1, "width": 4, "classes": 4}
 
 
 @pytest.fixture
@@ -51,39 +43,3 @@ def outcome() -> Callable[..., Outcome]:
         return Outcome(**{**given, **more})
 
     return make
-
-
-@pytest.fixture(scope="session")
-def quarters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe on four classes, told apart by which quarter of the image is bright."""
-    folder = tmp_path_factory.mktemp("quarters")
-    random = np.random.default_rng(0)
-    arrays: dict[str, Any] = {}
-    for part, count in (("train", 80), ("test", 20)):
-        labels = np.arange(count) % 4
-        images = random.integers(0, 120, (count, 8, 8), dtype=np.uint8)
-        for image, label in zip(images, labels, strict=True):
-            image[4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 100
-        arrays |= {f"x_{part}": images, f"y_{part}": labels}
-    np.savez(folder / "quarters.npz", **arrays)
-    torch.manual_seed(0)
-    save_file(registry.build("cifar_resnet", **ARGS).state_dict(), folder / "t.safetensors")
-    train = {"epochs": 1, "batch_size": 16, "lr": 0.01, "warmup_epochs": 0}
-    recipe = {
-        "name": "quarters",
-        "threads": 1,
-        "precision": "float32",
-        "model": {"builtin": "cifar_resnet", "args": ARGS, "checkpoint": "t.safetensors"},
-        "data": {"kind": "npz", "root": "quarters.npz", "validation": 0.2},
-        "structure": {"allocation": "macs"},
-        "goals": {"macs": 0.6},
-        "stages": [
-            {"stage": "teacher"},
-            {"stage": "prune"},
-            {"stage": "slim"},
-            {"stage": "recover", **train},
-        ],
-    }
-    path = folder / "quarters.yaml"
-    path.write_text(json.dumps(recipe))
-    return path

@@ -34,7 +34,10 @@ def test_only_common_seeds_are_compared() -> None:
         ([0.30, 0.31, 0.32], "a is better"),
         ([-0.30, -0.31, -0.32], "a is worse"),
         ([0.3], "one seed has no spread, so nothing can be shown; run more seeds"),
-        ([0.3, 0.3], "the same difference on every seed, and without a spread nothing can be shown"),
+        (
+            [0.3, 0.3],
+            "the same difference on every seed, and without a spread nothing can be shown",
+        ),
         ([0.0, 0.0], "no difference on every seed, and without a spread nothing can be shown"),
     ],
 )

@@ -26,7 +26,7 @@ class Oracle:
 
     def observe(self, images_BCHW: Tensor, spots: Sequence[str]) -> dict[str, Tensor]:
         logits_BC = 4 * (images_BCHW.flatten(1) @ self._rule).roll(self._shift, 1)
-        return {spot: logits_BC for spot in spots}
+        return dict.fromkeys(spots, logits_BC)
 
 
 class Data:

@@ -18,11 +18,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deploy.errors import ConfigError
 from toolchain.distillation.controllers.controller import Guidance, Stats, Steady, controller
 from toolchain.distillation.controllers.spot_adaptive.agent import Agent
+from toolchain.distillation.controllers.spot_adaptive.folding import folded
 from toolchain.distillation.controllers.spot_adaptive.places import (
     decision_places,
     routed_terms,
@@ -30,6 +31,8 @@ from toolchain.distillation.controllers.spot_adaptive.places import (
 from toolchain.distillation.controllers.spot_adaptive.policy import annealed
 from toolchain.distillation.lessons import Lesson, School
 from toolchain.distillation.spots import spots_of
+from toolchain.distillation.teachers.frozen import FrozenTeacher
+from toolchain.graph import trace
 from toolchain.training.objective import Batch, Update
 
 DECISIONS = ("policy", "anti", "random", "always")
@@ -53,8 +56,8 @@ class SpotAdaptive(Steady):
             not), ``random`` (fair coins), ``always``.
         gamma: At least 1: how much more the agent cares about samples' routes that are worse than the
             student alone; None takes 2 with at, vid or rkd, else 1.
-        homo: Whether both networks are of one family, which starts by distilling everywhere; None
-            compares their classes.
+        homo: Whether both networks are of one family, which starts by distilling everywhere; None asks
+            whether the student has all of the teacher's outermost modules, by name.
         tau: Temperature of the choices at the start.
         tau_end: At the end; the released code keeps 5, the paper lets it fall.
 
@@ -100,11 +103,13 @@ class SpotAdaptive(Steady):
         self._places = decision_places(terms, list(student), list(teacher))
         self._agent: Agent | None = None
         if decisions in ("policy", "anti"):
-            networks = (school.network, self._teacher.network)
+            routed = self._teacher.network
             if homo is None:
-                homo = type(networks[0]).__name__ == type(networks[1]).__name__
+                homo = _parts(routed) <= _parts(school.network)
+            if isinstance(self._teacher, FrozenTeacher):
+                routed = folded(trace(routed), self._places.teacher)
             self._agent = Agent(
-                networks,
+                (school.network, routed),
                 self._places,
                 (student, teacher),
                 head_start=homo,
@@ -180,3 +185,10 @@ class SpotAdaptive(Steady):
         distilled_BS = (a_BS.detach() > 0.5) ^ (self._decisions == "anti")
         self._decided = weakref.ref(lesson), distilled_BS.to(lesson.batch.labels_B.device)
         return a_BS
+
+
+def _parts(network: nn.Module) -> set[str]:
+    """Outermost modules that have weights; a traced network has forgotten the class that it was made of."""
+    return {
+        name for name, child in network.named_children() if any(True for _ in child.parameters())
+    }

@@ -21,6 +21,7 @@ from toolchain.distillation.teachers.frozen import FrozenTeacher
 from toolchain.distillation.terms import Term
 from toolchain.graph import trace
 from toolchain.models.cifar_resnet import cifar_resnet
+from toolchain.models.vit import vit
 from toolchain.training.objective import Batch
 from toolchain.training.precision import choose_precision
 
@@ -143,16 +144,24 @@ def test_guidance_needs_no_update_before_it() -> None:
     assert samples.any() and not samples.all()
 
 
-def share_at_first(**options: Any) -> float:
+def share_at_first(student: nn.Module | None = None, **options: Any) -> float:
     given = school()
+    if student is not None:
+        spots = zip(given.terms, (LOGITS, "blocks.0", "blocks.1", "blocks.2"), strict=True)
+        sp = LOSSES.look_up("sp").bind()
+        terms = tuple(replace(term, student_spot=spot, loss=sp) for term, spot in spots)
+        given = replace(given, network=student, terms=terms)
     controller = SpotAdaptive(given, **options)
     samples = controller.guide(given.lesson(batch(64))).samples
     return torch.stack(list(samples.values())).float().mean().item()
 
 
 def test_networks_of_one_family_start_by_distilling_everywhere() -> None:
-    assert share_at_first() > 0.99  # both are CifarResNets
+    assert share_at_first() > 0.99  # both are residual networks
     assert share_at_first(homo=False) < 0.8
+    transformer = trace(vit(image_size=8, patch=2, width=16, depth=3, heads=2, classes=3))
+    assert share_at_first(transformer) < 0.8
+    assert share_at_first(transformer, homo=True) > 0.99
 
 
 def test_without_a_linear_layer_the_policy_looks_at_the_last_spot() -> None:

@@ -1,0 +1,60 @@
+"""Rank correlation: against numpy on ranks, exact p-values by hand, and ties."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolchain.analysis.rank_correlation import correlate, ranks, spearman
+
+VALUES = st.lists(st.integers(-5, 5).map(float), min_size=3, max_size=12)
+
+
+@given(VALUES)
+def test_ranks_are_those_of_sorting_with_ties_at_their_mean(values: list[float]) -> None:
+    found = ranks(np.array(values))
+    ordered = sorted(values)
+    for value, rank in zip(values, found, strict=True):
+        places = [place for place, other in enumerate(ordered) if other == value]
+        assert rank == pytest.approx(sum(places) / len(places))
+
+
+@given(st.permutations(list(range(9))))
+def test_without_ties_rho_is_spearmans_formula(order: list[int]) -> None:
+    y = np.array(order, dtype=np.float64)
+    squares = ((np.arange(9) - y) ** 2).sum()
+    assert spearman(np.arange(9.0), y) == pytest.approx(1 - 6 * squares / (9 * 80))
+
+
+def test_with_ties_rho_is_the_correlation_of_ranks() -> None:
+    x, y = np.array([1.0, 2, 2, 3, 9]), np.array([5.0, 5, 1, 7, 7])
+    assert spearman(x, y) == pytest.approx(np.corrcoef(ranks(x), ranks(y))[0, 1])
+
+
+def test_exact_p_value_counts_all_orders() -> None:
+    # Of the 24 orders of four values only two have |rho| = 1.
+    found = correlate(np.arange(4.0), np.array([[1.0], [2.0], [3.0], [4.0]]))
+    assert found.rho == 1.0
+    assert found.p == pytest.approx(2 / 24)
+    assert found.finding == "no trend can be shown"
+    assert found.interval is None
+
+
+def test_many_layers_show_a_trend_and_its_direction() -> None:
+    noise = np.random.default_rng(0).normal(size=(20, 8))
+    up = np.arange(20.0)[:, None] + noise
+    found = correlate(np.arange(20.0), up)
+    assert found.finding == "grows" and found.p < 0.001
+    assert found.interval is not None and found.interval[0] <= found.rho <= found.interval[1] + 1e-9
+    assert correlate(np.arange(20.0), -up).finding == "falls"
+    assert correlate(np.arange(20.0), noise).finding == "no trend can be shown"
+
+
+def test_what_does_not_vary_has_no_correlation() -> None:
+    found = correlate(np.arange(5.0), np.ones((5, 3)))
+    assert math.isnan(found.rho) and found.p == 1.0
+    assert found.finding == "no trend can be shown"

@@ -1,0 +1,66 @@
+"""The fallback's criterion at its edges, and against scipy-free arithmetic."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolchain.dean.fallback import Trust, agreement, margin
+
+
+def filled(values: list[float], probes: int) -> Trust:
+    trust = Trust(probes)
+    for value in values:
+        trust.add(value)
+    return trust
+
+
+def test_there_is_no_judgement_before_n_probes() -> None:
+    trust = filled([-1.0] * 4, 5)
+    assert trust.learns and trust.stands
+    trust.add(-1.0)
+    assert not trust.learns and not trust.stands
+
+
+def test_what_was_learned_stands_when_the_signal_ends() -> None:
+    trust = filled([0.9] * 50 + [0.5, -0.5] * 5, 10)
+    assert trust.stands and not trust.learns
+
+
+def test_trust_recovers() -> None:
+    trust = filled([-0.5] * 10, 10)
+    assert not trust.stands
+    for _ in range(60):
+        trust.add(0.9)
+    assert trust.stands and trust.learns
+
+
+def test_the_margin_by_hand() -> None:
+    values = [0.1, 0.4, -0.2, 0.3]
+    mean = sum(values) / 4
+    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / 3)
+    assert margin(values) == pytest.approx(mean - 1.645 * spread / 2)
+
+
+def test_noise_passes_about_one_time_in_twenty() -> None:
+    source = random.Random(0)
+    runs = [margin([source.uniform(-1, 1) for _ in range(40)]) > 0 for _ in range(1000)]
+    assert 0.02 < sum(runs) / 1000 < 0.09
+
+
+@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), max_size=6))
+def test_agreement_is_a_cosine(pairs: list[tuple[float, float]]) -> None:
+    left, right = [a for a, _ in pairs], [b for _, b in pairs]
+    assert -1.0 <= agreement(left, right) <= 1.0
+    assert agreement(left, right) == agreement(right, left)
+
+
+def test_a_resumed_judgement_is_the_same() -> None:
+    trust, again = filled([0.1, -0.3, 0.5, 0.2], 3), Trust(3)
+    again.load_state_dict(trust.state_dict())
+    assert (again.learns, again.stands, again.last) == (trust.learns, trust.stands, 0.2)
+    assert again.evidence == trust.evidence

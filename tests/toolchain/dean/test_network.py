@@ -1,0 +1,64 @@
+"""The dean's network: exactly 1 at first, inside its ranges always, and back from its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from deploy.errors import ConfigError
+from toolchain.dean.network import FILE, DeanNetwork
+from toolchain.dean.state import FEATURES
+
+
+@given(st.floats(1.01, 50.0), st.floats(1.01, 50.0), st.integers(0, 100))
+def test_at_first_every_factor_is_exactly_one(alpha_max: float, beta_max: float, seed: int) -> None:
+    state_RF = torch.randn(5, len(FEATURES))
+    for factor_R in DeanNetwork(alpha_max, beta_max, seed)(state_RF):
+        assert (factor_R == 1.0).all()
+
+
+@given(st.floats(-200, 200), st.floats(1.1, 20.0))
+def test_factors_stay_in_their_range(bias: float, largest: float) -> None:
+    dean = DeanNetwork(largest, 2 * largest, 0)
+    with torch.no_grad():
+        dean.layers[4].bias.fill_(bias)
+    alpha_R, beta_R = dean(torch.randn(3, len(FEATURES)))
+    assert (alpha_R >= 0).all() and (alpha_R <= largest * (1 + 1e-5)).all()
+    assert (beta_R >= 0).all() and (beta_R <= 2 * largest * (1 + 1e-5)).all()
+
+
+def test_rows_do_not_see_each_other() -> None:
+    dean = DeanNetwork(2.0, 2.0, 0)
+    torch.nn.init.normal_(dean.layers[4].weight)
+    state_RF = torch.randn(4, len(FEATURES))
+    together, alone = dean(state_RF)[0], dean(state_RF[2:3])[0]
+    torch.testing.assert_close(together[2:3], alone)
+
+
+def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
+    dean = DeanNetwork(3.0, 1.5, 4)
+    torch.nn.init.normal_(dean.layers[4].weight)
+    dean.save(tmp_path / FILE, {"terms": "kl"})
+    again = DeanNetwork.load(tmp_path / FILE)
+    state_RF = torch.randn(4, len(FEATURES))
+    assert (again.alpha_max, again.beta_max) == (3.0, 1.5)
+    for one, other in zip(dean(state_RF), again(state_RF), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_files_that_are_no_dean_are_refused_in_a_line(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    (tmp_path / "text").write_text("no tensors at all")
+    for name, message in (
+        ("other.safetensors", "looks at nothing known"),
+        ("text", "cannot be read"),
+        ("missing", "cannot be read"),
+    ):
+        with pytest.raises(ConfigError, match=message) as caught:
+            DeanNetwork.load(tmp_path / name)
+        assert "\n" not in str(caught.value)

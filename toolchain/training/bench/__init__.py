@@ -1,0 +1,1 @@
+"""Training throughput on this machine, as ratios within one run."""
