@@ -107,7 +107,7 @@ def build(spec: Spec) -> fx.GraphModule:
     if spec.masked:
         attach_views(network, spec.elements)
     if spec.quantization is not None:
-        attach_quantizers(network, spec.quantization)
+        attach_quantizers(network, spec.quantization, spec.input_shape)
     if spec.teacher_norms:
         attach_teacher_norms(network)
     return network

@@ -158,7 +158,7 @@ class Student:
             tuple(config.keep_float),
             unsigned_steps(self.ctx.recipe.targets),
         )
-        attach_quantizers(self.network, quantization)
+        attach_quantizers(self.network, quantization, self.spec.input_shape)
         self.spec = replace(self.spec, quantization=quantization)
         self.network.cpu()
         calibrate(

@@ -13,7 +13,7 @@ class Stretch(NamedTuple):
 
     start: float
     end: float
-    count: int
+    size: int
     total: float
     low: float
     high: float
@@ -25,7 +25,7 @@ class Stretch(NamedTuple):
     @property
     def mean(self) -> float:
         # Rounding must not put it outside of what it is the mean of.
-        return min(max(self.total / self.count, self.low), self.high)
+        return min(max(self.total / self.size, self.low), self.high)
 
 
 class Envelope:
@@ -86,7 +86,7 @@ def _joined(one: Stretch, other: Stretch) -> Stretch:
     return Stretch(
         one.start,
         other.end,
-        one.count + other.count,
+        one.size + other.size,
         one.total + other.total,
         min(one.low, other.low),
         max(one.high, other.high),

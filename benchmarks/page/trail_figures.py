@@ -28,26 +28,32 @@ _SEEN = 0.008  # of the axis: a thinner band is not drawn
 
 @dataclass(frozen=True)
 class Family:
-    """How the numbers with one prefix are drawn; ``ends`` fixes the axis where its ends mean something."""
+    """How the numbers with one prefix are drawn.
+
+    ``of`` says what they are of, which shares its colours: the spots of losses, or layers that are cut.
+    ``ends`` fixes the axis where its ends mean something.
+    """
 
     prefix: str
     title: str
     label: str
+    of: str = "spots"
     ends: tuple[float, float] | None = None
 
 
 FAMILIES = (
     Family(STRENGTHS, "Distillation strengths", "strength"),
-    Family("sparsity_strength", "Sparsity strengths", "strength"),
+    Family("sparsity_strength", "Sparsity strengths", "strength", "layers"),
     Family(DISTILLABILITY, "Distillability", "cosine of the gradients"),
-    Family("distilled", "Share distilled at each spot", "share of the batch", (0.0, 1.0)),
-    Family("temperature", "Temperature of distillation", "temperature"),
-    Family("sparsity", "Sparsity of each layer", "fraction removed", (0.0, 1.0)),
+    Family("distilled", "Share distilled at each spot", "share of the batch", "spots", (0.0, 1.0)),
+    Family("temperature", "Temperature of distillation", "temperature", "temperatures"),
+    Family("sparsity", "Sparsity of each layer", "fraction removed", "layers", (0.0, 1.0)),
 )
 
 
 def trail_figures(logs: Sequence[Log]) -> list[Figure]:
     """A figure for each family that the logs' trails hold, or several where values are far apart."""
+    spots = _in_order([log for log in logs if log.trail])
     figures = []
     for family in FAMILIES:
         found: dict[str, None] = {}
@@ -62,7 +68,7 @@ def trail_figures(logs: Sequence[Log]) -> list[Figure]:
             if len(groups) > 1:
                 losses = dict.fromkeys(_rest(name).partition("@")[0] for name in by_depth(names))
                 about = f": {', '.join(losses)}"
-            figures.append(_figure(family, about, names, laid_out(among)))
+            figures.append(_figure(family, about, names, laid_out(among), spots[family.of]))
     return figures
 
 
@@ -111,9 +117,11 @@ def by_depth(names: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda name: {TASK: 0, LOGITS: 2}.get(_spot(name), 1))
 
 
-def _figure(family: Family, about: str, names: Sequence[str], laid: Sequence[Place]) -> Figure:
+def _figure(
+    family: Family, about: str, names: Sequence[str], laid: Sequence[Place], spots: Sequence[str]
+) -> Figure:
     names = by_depth(names)
-    styles, legend = _styles(names)
+    styles, legend = _styles(names, spots)
     shown = _short(names)
     axis = Axis(family.label, zero=True)
     if family.ends is not None:
@@ -154,7 +162,7 @@ def _series(name: str, shown: str, style: Style, laid: Sequence[Place], most: in
         if name not in place.log.trail:
             continue
         found = place.log.trail[name].stretches(most)
-        exact = exact and all(one.count == 1 for one in found)
+        exact = exact and all(one.size == 1 for one in found)
         stride = -(-len(found) // _TIPS)
         points += [(place.at(one.middle), one.mean) for one in found]
         tips += [
@@ -172,7 +180,7 @@ def _series(name: str, shown: str, style: Style, laid: Sequence[Place], most: in
 
 def _tip(shown: str, one: Stretch) -> str:
     value = f"{shown} {numbers.digits(one.mean, 3)}"
-    if one.count == 1:
+    if one.size == 1:
         return f"{value} at step {numbers.grouped(one.start)}"
     return (
         f"{value} ({numbers.digits(one.low, 3)} to {numbers.digits(one.high, 3)}) in steps "
@@ -199,10 +207,21 @@ def _highest(names: Sequence[str], logs: Sequence[Log]) -> dict[str, float]:
     }
 
 
-def _styles(names: Sequence[str]) -> tuple[dict[str, Style], list[Key]]:
+def _in_order(logs: Sequence[Log]) -> dict[str, list[str]]:
+    """Every spot, and every layer that is cut, from first to last: the same colour in every figure."""
+    order: dict[str, list[str]] = {}
+    for family in FAMILIES:
+        names = [name for log in logs for name in log.trail if _family(name) == family.prefix]
+        order.setdefault(family.of, []).extend(names)
+    return {
+        of: [spot for spot in dict.fromkeys(map(_spot, by_depth(names))) if spot != TASK]
+        for of, names in order.items()
+    }
+
+
+def _styles(names: Sequence[str], spots: Sequence[str]) -> tuple[dict[str, Style], list[Key]]:
     """Colour by depth and dashes by loss and teacher, where there is any depth; otherwise by number."""
-    spots = [spot for spot in dict.fromkeys(map(_spot, names)) if spot != TASK]
-    if len(spots) < 3:
+    if len(set(map(_spot, names)) - {TASK}) < 2:
         styles = {name: series_style(index) for index, name in enumerate(names)}
         return styles, []
     kinds = list(dict.fromkeys(_kind(name) for name in names if _spot(name) != TASK))

@@ -168,6 +168,22 @@ def test_plan_shows_the_network_that_will_be_pruned(
     assert reasons["blocks.0.attn.q"]
 
 
+@pytest.mark.parametrize(("share", "status"), [(0.9, 0), (0.01, 1)])
+def test_plan_says_whether_a_student_that_nothing_prunes_is_within_the_goals(
+    data: Path, capsys: pytest.CaptureFixture[str], share: float, status: int
+) -> None:
+    asked = recipe(data, [VIT, {"stage": "train", **TRAIN}], goals={"macs": share})
+    assert plan_recipe(asked, as_json=True) == status
+    record = json.loads(capsys.readouterr().out)
+    assert record["planned"] is None
+    if status:
+        assert "no stage prunes it" in record["out_of_reach"]
+    plan_recipe(asked, as_json=False)
+    shown = capsys.readouterr().out
+    assert "teacher" in shown and "student" in shown
+    assert ("no stage prunes it" in shown) == bool(status)
+
+
 @pytest.mark.slow
 def test_a_chain_of_families_ends_in_a_report_against_the_teacher(
     data: Path, tmp_path: Path

@@ -24,12 +24,13 @@ def with_equal_steps(recipe: Recipe, data: Data) -> Recipe:
     for place in teachings(recipe):
         entry = CONTROLLERS.look_up(place.distil.controller)
         stage = stages[place.position]
-        if not entry.held_out or not hasattr(stage, "epochs"):
+        batch_size = getattr(stage, "batch_size", None)
+        if not entry.held_out or batch_size is None:
             continue
         options = place.distil.controller_options
         share = float(options.get("held_out", entry.options["held_out"]))
         left, _ = hold_out(data, share, recipe.seed)
-        steps = _steps(len(data.train), stage.batch_size), _steps(len(left.train), stage.batch_size)
+        steps = _steps(len(data.train), batch_size), _steps(len(left.train), batch_size)
         longer = {
             name: getattr(stage, name) * steps[0] / steps[1] for name in ("epochs", "warmup_epochs")
         }

@@ -10,7 +10,7 @@ from deploy.errors import ConfigError
 from toolchain.ablation.variants import Teaching, require_teachings
 
 if TYPE_CHECKING:
-    from toolchain.analysis.page import Analysis
+    from toolchain.analysis.record import Analysis
     from toolchain.recipe.schema import Recipe
     from toolchain.training.progress import Progress
 

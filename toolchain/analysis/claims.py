@@ -84,9 +84,7 @@ def sparsability_with_depth(found: Sequence[Damage]) -> Correlation | None:
     return correlate(np.arange(len(losses_L), dtype=np.float64), np.array(losses_L)[:, None])
 
 
-def sentences(
-    seen: Sequence[Probed], found: Sequence[Damage], after: Sequence[Damage] = ()
-) -> list[str]:
+def sentences(seen: Sequence[Probed], sparsability: Mapping[str, Sequence[Damage]]) -> list[str]:
     """What was seen, one sentence a claim and time."""
     said = []
     for probed in _ends(seen):
@@ -109,13 +107,13 @@ def sentences(
             f"{change.last:+.3f} after{interval}; lower in {change.fell} of {change.n} layers: "
             f"{change.finding}."
         )
-    for when, damages in (("", found), (" after training", after)):
+    for when, damages in sparsability.items():
         cost = sparsability_with_depth(damages)
         if cost is not None:
             highest = max(each.sparsity for each in damages)
             said.append(
-                f"What {highest:.0%} sparsity of one group costs{when}, with depth over {cost.n} groups: "
-                f"{_told(cost)}."
+                f"Sparsability {when}: the cost of {highest:.0%} of one group's channels, with depth over "
+                f"{cost.n} groups: {_told(cost)}."
             )
     return said
 

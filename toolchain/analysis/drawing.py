@@ -63,7 +63,7 @@ def distillability_svg(seen: Sequence[Probed], what: str) -> str:
     return _file(plot, keys)
 
 
-def sparsability_svg(found: Sequence[Damage]) -> str:
+def sparsability_svg(found: Sequence[Damage], when: str) -> str:
     """Rise of the held-out loss by group, a line for each sparsity, with 95 % over the images."""
     names = list(dict.fromkeys(each.group for each in found))
     x = {name: float(place) for place, name in enumerate(names, 1)}
@@ -85,7 +85,7 @@ def sparsability_svg(found: Sequence[Damage]) -> str:
         series.append(Series(said, bars, _solid(style)))
         keys.append((said, number))
     plot = Plot(
-        "Sparsability by group",
+        f"Sparsability {when}, by group",
         "Rise of the loss on held-out images when channels of one group alone go, by group",
         _depth(names, "group"),
         Axis("rise of the loss, nats", zero=True),

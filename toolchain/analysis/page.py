@@ -4,100 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import environment
 from benchmarks.statistics.student_t import mean_interval
-from toolchain.analysis.claims import sentences
 from toolchain.analysis.drawing import distillability_svg, sparsability_svg
 from toolchain.analysis.probing import Probed
+from toolchain.analysis.record import Analysis
 from toolchain.analysis.sparsities import Damage
 from toolchain.runs.artifacts import installed_versions
 from toolchain.runs.markdown import bullets, hardware, markdown_table, versions
 
 MOST_TIMES, MOST_SHOWN = 6, 3  # columns of a table: on the page, on a terminal
 RESULT, PAGE = "analysis.json", "analysis.md"
-DISTILLABILITY, BY_TERM, SPARSABILITY = "distillability.svg", "terms.svg", "sparsability.svg"
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What was measured of one recipe.
-
-    Attributes:
-        recipe: Its name.
-        stage: The stage whose teaching is looked at.
-        seed: Of the run.
-        seen: Distillability at each time.
-        damages: Sparsability before training; empty where it was not measured.
-        after: Likewise after training.
-        distilled: The terms with their strengths, in words.
-        probes: Batches and images of each, in words.
-        images: Held-out images of the sparsability.
-        importance: By which channels went.
-        left_out: Why there is no sparsability, if there is none.
-    """
-
-    recipe: str
-    stage: str
-    seed: int
-    seen: Sequence[Probed]
-    damages: Sequence[Damage]
-    after: Sequence[Damage]
-    distilled: str
-    probes: str
-    images: int
-    importance: str
-    left_out: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "recipe": self.recipe,
-            "stage": self.stage,
-            "seed": self.seed,
-            "distilled": self.distilled,
-            "probes": self.probes,
-            "distillability": [probed.to_dict() for probed in self.seen],
-            "importance": self.importance,
-            "images": self.images,
-            "sparsability": [damage.to_dict() for damage in self.damages],
-            "sparsability_after": [damage.to_dict() for damage in self.after],
-            "left_out": self.left_out,
-            "shows": self.sentences(),
-        }
-
-    def sentences(self) -> list[str]:
-        """What was seen of the papers' claims."""
-        said = sentences(self.seen, self.damages, self.after)
-        return [*said, self.left_out] if self.left_out else said
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Analysis:
-        """What ``to_dict`` wrote, read back from JSON."""
-
-        def damages(found: Sequence[Mapping[str, Any]]) -> list[Damage]:
-            return [
-                Damage(**{**one, "loss_interval": tuple(one["loss_interval"])}) for one in found
-            ]
-
-        same = (
-            "recipe",
-            "stage",
-            "seed",
-            "distilled",
-            "probes",
-            "importance",
-            "images",
-            "left_out",
-        )
-        return cls(
-            **{name: record[name] for name in same},
-            seen=[Probed.from_dict(one) for one in record["distillability"]],
-            damages=damages(record["sparsability"]),
-            after=damages(record["sparsability_after"]),
-        )
+DISTILLABILITY, BY_TERM = "distillability.svg", "terms.svg"
 
 
 def write(analysis: Analysis, out: Path) -> None:
@@ -110,8 +31,10 @@ def write(analysis: Analysis, out: Path) -> None:
         DISTILLABILITY: distillability_svg(analysis.seen, "layers"),
         BY_TERM: distillability_svg(analysis.seen, "terms"),
     }
-    if analysis.damages:
-        drawings[SPARSABILITY] = sparsability_svg(analysis.damages)
+    drawings |= {
+        _drawing(when): sparsability_svg(found, when)
+        for when, found in analysis.sparsability.items()
+    }
     for name, drawn in drawings.items():
         (out / name).write_text(drawn, encoding="utf-8")
 
@@ -136,9 +59,8 @@ def tables(analysis: Analysis, most: int = MOST_TIMES, *, brief: bool = False) -
         head, rows = _cosines(analysis.seen, what, most)
         if rows:
             made.append((f"Distillability {title}", head, rows))
-    for title, found in (("", analysis.damages), (" after training", analysis.after)):
-        if found:
-            made.append((f"Sparsability{title}", *_damages(found, brief)))
+    for when, found in analysis.sparsability.items():
+        made.append((f"Sparsability {when}", *_damages(found, brief)))
     return made
 
 
@@ -156,8 +78,11 @@ def markdown(analysis: Analysis, environment: Mapping[str, Any]) -> str:
         f"hardware: {hardware(record)}",
         f"versions: {versions(record)}",
     ]
-    drawn = {"Distillability by layer": DISTILLABILITY, "Sparsability": SPARSABILITY}
-    drawn["Distillability by term, at its own spot"] = BY_TERM
+    drawn = {
+        "Distillability by layer": DISTILLABILITY,
+        "Distillability by term, at its own spot": BY_TERM,
+        **{f"Sparsability {when}": _drawing(when) for when in analysis.sparsability},
+    }
     parts = [f"# Analysis: {analysis.recipe}", bullets(header)]
     parts += ["## What was seen", bullets(analysis.sentences())]
     for title, head, rows in tables(analysis):
@@ -181,10 +106,14 @@ def show(analysis: Analysis) -> None:
         for row in rows:
             shown.add_row(*row)
         console.print(shown)
-    if analysis.damages:
+    if analysis.sparsability:
         console.print("Sparsability: rise of the loss in nats, change of top-1 in points.")
     for sentence in analysis.sentences():
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def _drawing(when: str) -> str:
+    return f"sparsability-{when.replace(' ', '-')}.svg"
 
 
 def _cosines(

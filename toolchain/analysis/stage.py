@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -18,14 +19,15 @@ from toolchain.training.config import Training
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from toolchain.analysis.page import Analysis
     from toolchain.analysis.probing import Probed
+    from toolchain.analysis.record import Analysis
     from toolchain.analysis.sparsities import Damage
     from toolchain.distillation.lessons import School
     from toolchain.runs.artifacts import Artifact, RunContext
     from toolchain.structure.plan import Group
     from toolchain.student import Student
 
+PRETRAINED, BEFORE, AFTER = "of the pretrained network", "before training", "after training"
 SPARSITIES = (0.25, 0.5, 0.75)
 TIMES = 4  # measurements during training, where nobody says how often
 BATCH = 250
@@ -51,7 +53,11 @@ class Analyze(StageModel):
 
         student = Student.load(source, ctx)
         distil = self._distil()
-        before = self._sparsability(student)
+        sparsability = {
+            when: found
+            for when, network in _untrained(student, source, ctx)
+            if (found := self._sparsability(network))
+        }
         training = self._training()
         course = recovery(student, distil, training)
         assert course.distilling is not None
@@ -67,7 +73,6 @@ class Analyze(StageModel):
             ctx.say(f"distillability at step {step:,}")
             return probe(school, step, self.probes, size)
 
-        after: list[Damage] = []
         if self.epochs == 0:
             watched = Watched(course.objective, 1, measure)
             watched.look(0)
@@ -78,8 +83,9 @@ class Analyze(StageModel):
             train(student, replace(course, objective=watched), training, out)
             student.precision.place(student.network)
             watched.look(max(1, steps))
-            after = self._sparsability(student)
-        analysis = self._analysis(ctx, school, student, watched.seen, before, after, size)
+            if not student.spec.masked:
+                sparsability[AFTER] = self._sparsability(student)
+        analysis = self._analysis(ctx, school, student, watched.seen, sparsability, size)
         write(analysis, out)
         first, last = (samples(each.layers) for each in (watched.seen[0], watched.seen[-1]))
         return {
@@ -156,26 +162,35 @@ class Analyze(StageModel):
         school: School,
         student: Student,
         seen: list[Probed],
-        before: list[Damage],
-        after: list[Damage],
+        sparsability: dict[str, list[Damage]],
         size: int,
     ) -> Analysis:
-        from toolchain.analysis.page import Analysis
+        from toolchain.analysis.record import Analysis
 
         strengths = {term.name: school.base.get(term.name, 0.0) for term in school.terms}
         distilled = ", ".join(f"{name} at strength {s:g}" for name, s in strengths.items() if s)
         watched = ", ".join(name for name, strength in strengths.items() if not strength)
-        masked = "Sparsability was not measured: masks hide channels at this stage already."
+        masked = "Sparsability of the student was not measured: masks hide channels there already."
         return Analysis(
             recipe=ctx.recipe.name,
             stage=self.teaching.stage,
             seed=ctx.seed,
             seen=seen,
-            damages=before,
-            after=after,
+            sparsability=sparsability,
             distilled=distilled + (f"; looked at only: {watched}" if watched else ""),
             probes=f"{self.probes} probe batches of {size} training images, not augmented",
             images=min(self.images, len(student.data.validation)),
             importance=ctx.recipe.structure.importance,
             left_out=masked if student.spec.masked else "",
         )
+
+
+def _untrained(
+    student: Student, source: Artifact, ctx: RunContext
+) -> Iterator[tuple[str, Student]]:
+    """The networks whose sparsability is known before training: the whole one, and what it became."""
+    if source.stage != "teacher":
+        yield PRETRAINED, type(student).load(source.find("teacher"), ctx)
+        yield BEFORE, student
+    else:
+        yield PRETRAINED, student

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from deploy.errors import ConfigError
-from toolchain.dean.fallback import Trust, agreement
+from toolchain.dean.fallback import Scale, Trust, agreement, product
 from toolchain.dean.gradients import term_gradients, trained
 from toolchain.dean.look_ahead import Ahead, look_ahead
 from toolchain.dean.network import FILE, DeanNetwork
@@ -78,7 +78,7 @@ class DeanController(Steady):
         probe_every: int | None = None,
         probe_size: int = 128,
         lr: float = 3e-3,
-        look_ahead: float = 0.1,
+        look_ahead: float = 0.01,
         alpha_max: float = 2.0,
         beta_max: float = 2.0,
         ema: float | None = None,
@@ -120,6 +120,7 @@ class DeanController(Steady):
             self.network = DeanNetwork.load(Path(load))
         self._optimizer = torch.optim.Adam(self.network.parameters(), lr=lr)
         self._memory, self._trust = Memory(ema), Trust(max(2, trust_probes))
+        self._scale, self._agreement = Scale(), 0.0
         self._base = dict(school.base)
         self._strengths = dict(self._base)
         self._trail: dict[str, float] = {}
@@ -156,6 +157,7 @@ class DeanController(Steady):
             "optimizer": self._optimizer.state_dict(),
             "memory": self._memory.state_dict(),
             "trust": self._trust.state_dict(),
+            "scale": self._scale.state_dict(),
             "strengths": dict(self._strengths),
             "probes": self._probes,
             "fallen_back": self._fallen_back,
@@ -168,6 +170,7 @@ class DeanController(Steady):
         self._optimizer.load_state_dict(state["optimizer"])
         self._memory.load_state_dict(state["memory"])
         self._trust.load_state_dict(state["trust"])
+        self._scale.load_state_dict(state["scale"])
         self._strengths, self._probes = dict(state["strengths"]), state["probes"]
         self._fallen_back, self._warned = state["fallen_back"], state["warned"]
 
@@ -219,27 +222,24 @@ class DeanController(Steady):
             sparsifier.set_strengths(dict(zip(names, layers[seen.terms :], strict=True)))
 
     def _judge(self, ahead: Ahead, seen: Look) -> None:
-        """Compare the two halves; say so once when they are found to disagree."""
-        one, other = (self._scaled(half, seen) for half in ahead.halves)
-        self._trust.add(agreement(one, other))
+        """Compare the two halves; say so once when they are found to have nothing in common."""
+        self._scale.add(seen.names, ahead.mean)
+        one, other = (self._scale.divide(seen.names, half) for half in ahead.halves)
+        self._agreement = agreement(one, other)
+        self._trust.add(product(one, other))
         if self._trusts and not self._trust.stands and not self._warned:
             self._warned = True
             self._school.say(
-                f"dean: two halves of the held-out batches do not agree on what helps (mean cosine less "
-                f"1.645 standard errors is {self._trust.evidence:.3f}; it has to be above 0): strengths fall "
-                "back to the recipe's until they do; a larger probe_size or held_out means less noise"
+                "dean: two halves of the held-out batches do not agree on what helps (mean product less "
+                f"1.645 standard errors is {self._trust.evidence:.3f}; it has to be above 0): strengths are "
+                "the recipe's until they do; a larger probe_size or held_out means less noise"
             )
 
-    def _scaled(self, derivatives: tuple[float, ...], seen: Look) -> list[float]:
-        """Derivatives by factors of the strengths: the recipe's strengths have units of their own."""
-        base = [self._base[name] for name in seen.names[: seen.terms]]
-        base += [1.0] * (len(seen.names) - seen.terms)
-        return [h * scale for h, scale in zip(derivatives, base, strict=True)]
-
     def _learn(self, ahead: Ahead, seen: Look, alpha_R: Tensor, beta_R: Tensor) -> None:
-        h_R = torch.tensor(self._scaled(ahead.mean, seen))
-        terms = seen.terms
-        surrogate = (h_R[:terms] * alpha_R[:terms]).sum() + (h_R[terms:] * beta_R[terms:]).sum()
+        h_R, terms = torch.tensor(self._scale.divide(seen.names, ahead.mean)), seen.terms
+        moves_T = torch.tensor([float(self._base[name] > 0) for name in seen.names[:terms]])
+        surrogate = (h_R[:terms] * moves_T * alpha_R[:terms]).sum()
+        surrogate = surrogate + (h_R[terms:] * beta_R[terms:]).sum()
         self._optimizer.zero_grad(set_to_none=True)
         surrogate.backward()
         self._optimizer.step()
@@ -258,7 +258,7 @@ class DeanController(Steady):
         trail: dict[str, float] = {}
         if ahead is not None:
             trail["dean.held_out_loss"] = ahead.loss
-            trail["dean.agreement"] = self._trust.last
+            trail["dean.agreement"] = self._agreement
             trail["dean.learns"] = float(self._trust.learns or not self._trusts)
             trail["dean.step"] = ahead.learning_rate
         for number, name in enumerate(seen.names[: seen.terms]):

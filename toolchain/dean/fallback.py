@@ -1,14 +1,16 @@
 """When the dean is not to be trusted: its signal is judged on two disjoint halves of the held-out batch.
 
-    r_i = cos(h of one half, h of the other) at probe i
-    noise over a set of probes  iff  mean(r) <= 1.645 std(r) / sqrt n
+    p_i = <h of one half, h of the other> / rows, within [-1, 1], at probe i
+    noise over n probes  iff  mean(p) <= 1.645 std(p) / sqrt n
 
-that is, a one-sided test at 5% does not show that two halves agree at all. h are the derivatives of the
-held-out loss by all strengths, each times the recipe's strength. From the N-th probe on:
+The product's expectation is the square of what the halves have in common; where a one-sided test at 5%
+does not show it to be above zero, that is called noise. h are the derivatives of the held-out loss by all
+strengths (rows), each divided by the root mean square of its own history: every strength has a voice, and
+a derivative that has become small has a small one. From the N-th probe on:
 
     noise over the last N probes   the dean does not learn; its strengths stand. Where it has found the
                                    best strengths the derivatives vanish, and this is what is left
-    noise over all probes so far   the strengths are the recipe's, until the halves have agreed often enough
+    and over all probes so far     the strengths are the recipe's, until one of the two is no noise
 
 **Reconstruction**: Liu et al. 2022 name no such criterion.
 """
@@ -16,7 +18,7 @@ held-out loss by all strengths, each times the recipe's strength. From the N-th 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -30,23 +32,63 @@ def agreement(left: Sequence[float], right: Sequence[float]) -> float:
     (1.0, -1.0, 0.0)
     """
     scale = sum(a * a for a in left) ** 0.5 * sum(b * b for b in right) ** 0.5
-    product = sum(a * b for a, b in zip(left, right, strict=True))
-    return max(-1.0, min(1.0, product / scale)) if scale > 0 else 0.0
+    total = sum(a * b for a, b in zip(left, right, strict=True))
+    return max(-1.0, min(1.0, total / scale)) if scale > 0 else 0.0
 
 
-def margin(agreements: Sequence[float]) -> float:
-    """mean(r) - 1.645 std(r) / sqrt n; 0 for fewer than two.
+def product(left: Sequence[float], right: Sequence[float]) -> float:
+    """The mean product, cut off at -1 and 1: one wild probe is one probe.
+
+    >>> product([1.0, 2.0], [0.5, -0.5]), product([9.0], [9.0]), product([], [])
+    (-0.25, 1.0, 0.0)
+    """
+    total = sum(a * b for a, b in zip(left, right, strict=True))
+    return max(-1.0, min(1.0, total / max(1, len(left))))
+
+
+def margin(products: Sequence[float]) -> float:
+    """mean(p) - 1.645 std(p) / sqrt n; 0 for fewer than two.
 
     >>> margin([0.5, 0.5, 0.5]), margin([1.0]), margin([-1.0, 1.0]) < 0
     (0.5, 0.0, True)
     """
-    if len(agreements) < 2:
+    if len(products) < 2:
         return 0.0
-    return fmean(agreements) - Z_5_PERCENT * stdev(agreements) / len(agreements) ** 0.5
+    return fmean(products) - Z_5_PERCENT * stdev(products) / len(products) ** 0.5
+
+
+class Scale:
+    """The root mean square of each strength's derivative over all probes so far."""
+
+    def __init__(self) -> None:
+        self._squares: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, names: Sequence[str], derivatives: Sequence[float]) -> None:
+        """Take in one probe."""
+        for name, value in zip(names, derivatives, strict=True):
+            self._squares[name] = self._squares.get(name, 0.0) + value * value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def divide(self, names: Sequence[str], derivatives: Sequence[float]) -> list[float]:
+        """Each derivative over its root mean square; 0 for one that was never anything else."""
+        found = []
+        for name, value in zip(names, derivatives, strict=True):
+            mean = self._squares[name] / self._counts[name]
+            found.append(value / mean**0.5 if mean > 0 else 0.0)
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums and counts."""
+        return {"squares": dict(self._squares), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        self._squares, self._counts = dict(state["squares"]), dict(state["counts"])
 
 
 class Trust:
-    """Keeps the agreements and judges them.
+    """Keeps the products and judges them.
 
     Args:
         probes: N, at least 2; before so many probes there is no judgement, and trust.
@@ -57,14 +99,9 @@ class Trust:
         self._least, self._seen = probes, list[float]()
 
     def add(self, value: float) -> None:
-        """Take in one probe's agreement."""
+        """Take in one probe's product."""
         self._recent.append(value)
         self._seen.append(value)
-
-    @property
-    def last(self) -> float:
-        """The newest agreement; 0 before the first."""
-        return self._seen[-1] if self._seen else 0.0
 
     @property
     def learns(self) -> bool:
@@ -73,19 +110,19 @@ class Trust:
 
     @property
     def stands(self) -> bool:
-        """Whether all probes together show that what was learned is not noise."""
-        return len(self._seen) < self._least or margin(self._seen) > 0
+        """Whether all probes together, or the last N, show that what was learned is not noise."""
+        return self.learns or margin(self._seen) > 0
 
     @property
     def evidence(self) -> float:
-        """The margin over all probes together; above 0 where they agree."""
+        """The margin over all probes together; above 0 where the halves agree."""
         return margin(self._seen)
 
     def state_dict(self) -> dict[str, Any]:
-        """The agreements."""
+        """The products."""
         return {"seen": list(self._seen)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         self._seen = list(state["seen"])
         self._recent.clear()

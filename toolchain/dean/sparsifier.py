@@ -24,7 +24,7 @@ from toolchain.dean.gradients import moved
 from toolchain.dean.hypergradients import keeping_size, size_hypergradient, sparsity_hypergradient
 
 # The multiplier's logarithm moves at each Z-step by this times the excess, a share of the whole network.
-MULTIPLIER_GAIN = 2.0
+MULTIPLIER_GAIN = 0.5
 
 
 @dataclass(frozen=True)
@@ -240,11 +240,7 @@ class AdmmSparsifier:
         price = self._price
         if price is None:  # at first the weakest channel of all is at the threshold
             price = min(float(score_C[score_C > 0].min()) for score_C in scores.values())
-        # In units of scores the threshold p beta_l b_l sqrt|g| on |V_g| is p.
-        factors = {
-            name: soft_threshold(score_C, min(price, self._bearable(name, score_C)))
-            for name, score_C in scores.items()
-        }
+        factors = {name: self._soft(name, score_C, price) for name, score_C in scores.items()}
         channels: dict[str, tuple[int, ...]] = {
             name: tuple((factor_C > 0).nonzero()[:, 0].tolist())
             for name, factor_C in factors.items()
@@ -265,11 +261,15 @@ class AdmmSparsifier:
             factors[name][list(kept.channels[name])] = 1.0
         return factors
 
-    def _bearable(self, name: str, score_C: Tensor) -> float:
-        """The highest threshold that leaves a layer its smallest width: no layer dies."""
+    def _soft(self, name: str, score_C: Tensor, price: float) -> Tensor:
+        """Soft-threshold factors; a layer's best channels, as many as it must keep, are left alone.
+
+        In units of scores the threshold p beta_l b_l sqrt|g| on |V_g| is p.
+        """
+        factor_C = soft_threshold(score_C, price)
         least = self.budget.options(name)[0]
-        ranked = score_C.sort(descending=True).values.tolist()
-        return ranked[least] if least < len(ranked) else 0.0
+        factor_C[torch.argsort(-score_C, stable=True)[:least]] = 1.0
+        return factor_C
 
 
 def _boundary(group: ChannelGroup, admm: Admm, width: int) -> float:

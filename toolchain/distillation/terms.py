@@ -73,6 +73,8 @@ class Term:
         if samples_B is None:
             return self.loss(adapted, teacher, **needed, **options)
         index_N = samples_B.nonzero()[:, 0]
+        if len(index_N) == len(samples_B):  # no copies of what is taken whole
+            return self.loss(adapted, teacher, **needed, **options)
         if not len(index_N):
             first = adapted if isinstance(adapted, Tensor) else adapted[0]
             return (first.float() * 0.0).sum()

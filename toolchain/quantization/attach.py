@@ -3,13 +3,15 @@
 A quantizer stands on a *value*, once, where it is made: every reader then sees the same grid. Values on
 the grid are: the network's input; what every quantized layer computes (after its batch norm and ReLU);
 both inputs of an add, a concatenation or a pooling. Operations that only move values (max pooling,
-flatten, slice-and-pad) keep the grid and get none of their own. The network's output stays float.
+flatten, slice-and-pad) keep the grid and get none of their own. The network's output stays float, and so
+does what a linear layer computes of tokens, unless one of these reads it: its kernel gives floats, which
+is what norms, attention and GELU work on (without 24 such grids a ViT of 6 blocks is 1.2 times faster).
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -30,6 +32,7 @@ from toolchain.quantization.attached import (
     weighted,
 )
 from toolchain.quantization.weights import QuantizerKind, WeightQuantizer
+from toolchain.training.evaluation import eval_mode
 
 AVERAGES = frozenset({F.adaptive_avg_pool2d, F.avg_pool2d, torch.mean, "mean"})
 AVERAGE_MODULES = (nn.AdaptiveAvgPool2d, nn.AvgPool2d)
@@ -66,8 +69,17 @@ class Quantization:
         return cls(**{**record, "ignore": tuple(record["ignore"])})
 
 
-def attach_quantizers(network: fx.GraphModule, quantization: Quantization) -> None:
+def attach_quantizers(
+    network: fx.GraphModule,
+    quantization: Quantization,
+    input_shape: Sequence[int] | None = None,
+) -> None:
     """Put weight and activation quantizers into ``network``, in place and uncalibrated.
+
+    Args:
+        network: Traced.
+        quantization: How.
+        input_shape: Of one sample, without batch; None takes no layer for one on tokens.
 
     Raises:
         ConfigError: An ``ignore`` pattern matches no layer.
@@ -76,6 +88,7 @@ def attach_quantizers(network: fx.GraphModule, quantization: Quantization) -> No
     names = [name for name, _ in weighted(network)]
     skipped = _matching(names, quantization.ignore)
     chosen = [name for name in names if name not in skipped]
+    tokens = set() if input_shape is None else _on_tokens(network, input_shape)
     for name in chosen:
         module = network.get_submodule(name)
         view = weight_view(module)
@@ -86,7 +99,32 @@ def attach_quantizers(network: fx.GraphModule, quantization: Quantization) -> No
             channels, quantization.edge_bits if edge else quantization.bits, quantization.kind
         )
         view.quantizer.train(network.training)
-    _insert(network, set(chosen), quantization)
+    _insert(network, set(chosen), tokens, quantization)
+
+
+def _on_tokens(network: fx.GraphModule, input_shape: Sequence[int]) -> set[str]:
+    """Linear layers that work on more than one position of a sample."""
+    found: set[str] = set()
+    inner = {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear)}
+    if len(inner) < 2:  # a classifier
+        return found
+
+    def watch(name: str) -> Callable[[Any, Any, torch.Tensor], None]:
+        def hook(module: Any, inputs: Any, output: torch.Tensor) -> None:
+            if output.dim() > 2:
+                found.add(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in inner.items()]
+    sample = next(network.parameters())
+    try:
+        with eval_mode(network), torch.no_grad():
+            network(torch.zeros(2, *input_shape, dtype=sample.dtype, device=sample.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _matching(names: list[str], patterns: Iterable[str]) -> set[str]:
@@ -117,14 +155,14 @@ def _chain_end(network: fx.GraphModule, node: fx.Node) -> fx.Node:
     return end
 
 
-def _values(network: fx.GraphModule, chosen: set[str]) -> Iterator[fx.Node]:
+def _values(network: fx.GraphModule, chosen: set[str], tokens: set[str]) -> Iterator[fx.Node]:
     """Every node whose value goes on a grid, possibly more than once."""
     for node in network.graph.nodes:
         layer = graph.module_of(network, node)
         if isinstance(layer, _ConvNd | nn.Linear) and str(node.target) in chosen:
             yield node.all_input_nodes[0]
             end = _chain_end(network, node)
-            if isinstance(layer, _ConvNd) or not _only_output(end):
+            if isinstance(layer, _ConvNd) or not (_only_output(end) or node.target in tokens):
                 yield end
         elif graph.is_add(network, node):
             yield from node.all_input_nodes
@@ -148,8 +186,10 @@ def _absorbed(network: fx.GraphModule, node: fx.Node) -> Nonlinearity:
     return "relu" if graph.is_relu(network, node) else "none"
 
 
-def _insert(network: fx.GraphModule, chosen: set[str], quantization: Quantization) -> None:
-    sites = dict.fromkeys(graph.origin(network, node) for node in _values(network, chosen))
+def _insert(
+    network: fx.GraphModule, chosen: set[str], tokens: set[str], quantization: Quantization
+) -> None:
+    sites = dict.fromkeys(graph.origin(network, node) for node in _values(network, chosen, tokens))
     sites = {node: None for node in sites if not _only_output(node)}
     nonnegative = {node: graph.is_nonnegative(network, node) for node in sites}
     network.add_module(PREFIX, nn.Module())

@@ -274,8 +274,8 @@ def _coarser(q_OX: Tensor, scale_O: Tensor, least_O: Tensor, axis: int) -> tuple
 
 
 def is_float_head(network: fx.GraphModule, layer: nn.Module, end: fx.Node) -> bool:
-    """Whether it is a linear layer whose result, at ``end``, goes on no grid: its kernel is float."""
-    return isinstance(layer, nn.Linear) and not any(quantizer_of(network, n) for n in end.users)
+    """Whether it is the linear layer that gives the logits, at ``end``: its kernel is float."""
+    return isinstance(layer, nn.Linear) and all(user.op == "output" for user in end.users)
 
 
 def _geometry(layer: _ConvNd | nn.Linear) -> _ConvNd | nn.Linear:

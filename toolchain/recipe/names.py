@@ -55,8 +55,9 @@ def sourced(what: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     if what == "controllers":
         from toolchain.distillation.controllers.controller import CONTROLLERS
 
-        rows = [(e.name, e.source or "-", e.about) for e in CONTROLLERS.values()]
-        return ("controller", *SOURCED_HEAD), rows
+        return ("controller", *SOURCED_HEAD), [
+            (e.name, e.source or "-", e.about) for e in CONTROLLERS.values()
+        ]
     from toolchain.distillation.teachers.registry import TEACHERS
 
     return ("kind", *SOURCED_HEAD), [(e.name, e.source or "-", e.about) for e in TEACHERS.values()]

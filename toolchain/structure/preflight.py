@@ -96,7 +96,10 @@ def plan_record(findings: Findings, recipe: Recipe, teacher: Cost | None = None)
         goal = of_what_is_left(goal, teacher, model.cost)
     allocation: Allocation | None = None
     problem: str | None = None
-    if goal or structure.channels or structure.drop:
+    prunes = any(stage.stage.endswith("prune") for stage in recipe.stages)
+    if teacher is not None and not prunes:
+        problem = _too_large(goal)
+    elif goal or structure.channels or structure.drop:
         try:
             allocation = findings.allocate(structure, goal)
         except StructureError as error:
@@ -126,6 +129,17 @@ def plan_record(findings: Findings, recipe: Recipe, teacher: Cost | None = None)
         },
         "out_of_reach": problem,
     }
+
+
+def _too_large(goal: dict[str, float]) -> str | None:
+    """Why a new student that no stage prunes misses the goals: shares of it that may stay."""
+    missed = [f"{name}: {share:.1%} of the student" for name, share in goal.items() if share < 1]
+    if not missed:
+        return None
+    return (
+        f"goals: they leave {', '.join(missed)}, and no stage prunes it; accepted is a student within the "
+        "goals; make it smaller, or put prune and slim behind it"
+    )
 
 
 def _group_record(
@@ -235,7 +249,7 @@ def _show(record: dict[str, Any], console: Console) -> None:
     console.print(costs)
     if record["out_of_reach"]:
         console.print(record["out_of_reach"], style="bold red", soft_wrap=True)
-    elif record["planned"] is None:
+    elif record["planned"] is None and not record["teacher"]:
         console.print(
             "no goal says how small the network has to be; set goals.macs", soft_wrap=True
         )

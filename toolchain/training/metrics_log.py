@@ -40,9 +40,10 @@ class MetricsLog:
         self._writer = None if tensorboard is None else _tensorboard(tensorboard, step)
         self._file = None
         if path is not None:
-            kept = _records_until(path, step) if step and path.exists() else []
-            path.write_text("".join(kept), encoding="utf-8")
-            self._file = path.open("a", encoding="utf-8", buffering=BUFFER_BYTES)
+            if step and path.exists():
+                _cut_after(path, step)
+            mode = "a" if step else "w"
+            self._file = path.open(mode, encoding="utf-8", buffering=BUFFER_BYTES)
 
     def write(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
         """Append one record, on the disk at once; a number that is not finite becomes null."""
@@ -90,11 +91,18 @@ class MetricsLog:
             self._writer.close()
 
 
-def _records_until(path: Path, step: int) -> list[str]:
-    """Lines of whole records up to ``step``; a kill can leave half a last line."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    return [line for line in whole if json.loads(line)["step"] <= step]
+def _cut_after(path: Path, step: int) -> None:
+    """Shorten the file to its whole records up to ``step``; a kill can leave half a last line.
+
+    Steps never fall within a file, so what stays is its beginning, and is not written again.
+    """
+    kept = 0
+    with path.open("rb+") as file:
+        for line in file:
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                break
+            kept += len(line)
+        file.truncate(kept)
 
 
 def _tensorboard(folder: Path, step: int) -> SummaryWriter:

@@ -26,7 +26,7 @@ def test_stretches_partition_the_series(series: list[float], most: int, shown: i
         assert stretch.start == position
         part = series[int(stretch.start) : int(stretch.end) + 1]
         position += len(part)
-        assert stretch.count == len(part)
+        assert stretch.size == len(part)
         assert (stretch.low, stretch.high) == (min(part), max(part))
         assert abs(stretch.mean - statistics.fmean(part)) <= 1e-6 * max(1, *map(abs, part))
         assert stretch.low <= stretch.mean <= stretch.high
@@ -49,7 +49,7 @@ def test_stretches_are_equally_long_and_no_fewer_than_half_of_what_is_allowed() 
     envelope = Envelope(16)
     for x in range(10_000):
         envelope.add(x, x % 7)
-    counts = [one.count for one in envelope.stretches(16)]
+    counts = [one.size for one in envelope.stretches(16)]
     assert 8 <= len(counts) <= 16
     assert len(set(counts[:-1])) == 1
     assert counts[-1] <= counts[0]

@@ -223,3 +223,19 @@ def test_a_run_without_a_trail_has_the_means_of_its_epochs(
     read = parse(write_page([write_run("net")], tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "Strengths, step by step" not in read.inside("section-title")
     assert "Strengths of supervision" in read.inside("figure-title")
+
+
+def test_a_layer_has_one_colour_in_all_figures() -> None:
+    numbers = {f"strength.at@{name}": [900.0, 900.0] for name in DEPTH[:3]}
+    numbers |= {f"distillability.at@{name}": [0.1, 0.2] for name in DEPTH[:3]}
+    numbers |= {f"distilled.{name}": [0.1, 0.2] for name in DEPTH[:3]}
+    numbers |= {"strength.kl": [1.0, 1.0], "distillability.kl": [0.5, 0.5]}
+    numbers |= {"distilled.logits": [0.5, 0.5], "temperature": [4.0, 4.0]}
+    colours: dict[str, set[str]] = {}
+    for figure in trail_figures([log(numbers)]):
+        for text in ElementTree.fromstring(figure.wide).iter("text"):
+            if "ending" in (text.get("class") or "") and text.text in DEPTH:
+                colours.setdefault(text.text, set()).add(text.get("class") or "")
+    assert sorted(colours) == DEPTH[:3]
+    assert all(len(found) == 1 for found in colours.values())
+    assert len(set.union(*colours.values())) == 3

@@ -49,8 +49,11 @@ def test_it_measures_before_during_and_after(finished: tuple[Path, Result]) -> N
         assert list(each["terms"]) == ["at@layer1", "at@layer2", "at@layer3", "kl"]
         for values in (*each["layers"].values(), *each["terms"].values()):
             assert len(values) == 3 and all(-1 <= value <= 1 for value in values)
-    assert {each["sparsity"] for each in made["sparsability"]} == {0.25, 0.5, 0.75}
-    assert len(made["sparsability_after"]) == len(made["sparsability"])
+    whole, before, after = made["sparsability"].values()
+    assert {each["sparsity"] for each in whole} == {0.25, 0.5, 0.75}
+    assert [each["group"] for each in before] == [each["group"] for each in after]
+    channels = [[each["channels"] for each in found] for found in (whole, before)]
+    assert sum(channels[0]) > sum(channels[1])
     assert made["images"] == 12
     assert (
         made["distilled"] == "kl at strength 0.9; looked at only: at@layer1, at@layer2, at@layer3"
@@ -66,7 +69,7 @@ def test_the_terminal_has_tables_and_what_was_seen(finished: tuple[Path, Result]
         "Sparsability after training",
         "Distillability with depth at step 0",
         "Distillability with training, mean over",
-        "What 75% sparsity of one group costs",
+        "Sparsability before training: the cost of 75% of one group",
         "analysis.md",
     ):
         assert part in result.stdout, part
@@ -75,7 +78,7 @@ def test_the_terminal_has_tables_and_what_was_seen(finished: tuple[Path, Result]
 def test_the_page_shows_its_drawings_and_they_are_svg(finished: tuple[Path, Result]) -> None:
     out, _ = finished
     page = (folder(out) / "analysis.md").read_text()
-    for name in ("distillability", "terms", "sparsability"):
+    for name in ("distillability", "terms", "sparsability-after-training"):
         assert f"]({name}.svg)" in page
         root = ElementTree.parse(folder(out) / f"{name}.svg").getroot()
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
@@ -94,7 +97,7 @@ def test_a_table_has_few_times_on_a_terminal(finished: tuple[Path, Result]) -> N
     head, rows = brief["Distillability by layer"]
     assert head == ("layer", "step 0", "step 8")
     assert all("±" in cell for cell in rows[0][1:])
-    assert not any("±" in cell for row in brief["Sparsability"][1] for cell in row)
+    assert not any("±" in cell for row in brief["Sparsability before training"][1] for cell in row)
 
 
 def test_the_same_command_finds_it_and_shows_it_again(
@@ -111,7 +114,7 @@ def test_without_epochs_nothing_is_trained(quarters: Path, tmp_path: Path) -> No
     assert result.exit_code == 0 and result.stderr == ""
     made = record(tmp_path)
     assert [each["step"] for each in made["distillability"]] == [0]
-    assert made["sparsability"] and not made["sparsability_after"]
+    assert list(made["sparsability"]) == ["of the pretrained network", "before training"]
     assert not list(folder(tmp_path).glob("*.metrics.jsonl"))
     assert "with training" not in result.stdout
 
@@ -120,9 +123,10 @@ def test_a_masked_network_has_no_sparsability_and_says_so(quarters: Path, tmp_pa
     stages = "stages=[{stage: teacher}, {stage: prune}, {stage: recover, batch_size: 16}]"
     result = analyze(quarters, tmp_path, "--set", stages)
     assert result.exit_code == 0, result.output
-    assert "Sparsability was not measured: masks hide channels" in result.stdout
-    assert record(tmp_path)["sparsability"] == []
-    assert not (folder(tmp_path) / "sparsability.svg").exists()
+    assert "Sparsability of the student was not measured: masks hide" in result.stdout
+    assert list(record(tmp_path)["sparsability"]) == ["of the pretrained network"]
+    drawings = [path.name for path in folder(tmp_path).glob("sparsability-*.svg")]
+    assert drawings == ["sparsability-of-the-pretrained-network.svg"]
 
 
 @pytest.mark.parametrize(

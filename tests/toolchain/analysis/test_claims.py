@@ -49,12 +49,17 @@ def test_one_probe_cannot_show_a_change() -> None:
 
 def test_sentences_tell_every_claim_with_its_numbers() -> None:
     damages = [damage(f"g{n}", s, (10 - n) * s) for n in range(9) for s in (0.25, 0.75)]
-    said = sentences([probed(0, 0.1, 0.05), probed(40, 0.0, 0.01)], damages, damages)
+    said = sentences(
+        [probed(0, 0.1, 0.05), probed(40, 0.0, 0.01)],
+        {"of the pretrained network": damages, "after training": damages},
+    )
     assert len(said) == 5
     assert said[0].startswith("Distillability with depth at step 0, over 12 layers: rank correl")
     assert said[0].endswith(": grows.")
     assert said[1].startswith("Distillability with depth at step 40")
     assert "lower in 12 of 12 layers: falls." in said[2]
-    assert said[3].startswith("What 75% sparsity of one group costs, with depth over 9 groups")
+    assert said[3].startswith(
+        "Sparsability of the pretrained network: the cost of 75% of one group"
+    )
     assert said[3].endswith(": falls.") and "after training" in said[4]
-    assert sentences([probed(0, 0.1, 0.05, layers=2)], []) == []
+    assert sentences([probed(0, 0.1, 0.05, layers=2)], {}) == []

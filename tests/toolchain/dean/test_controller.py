@@ -20,7 +20,7 @@ from toolchain.distillation.objective import DistillationObjective
 from toolchain.training.objective import Batch
 
 Make = Callable[..., School]
-OPTIONS: dict[str, Any] = {"probe_every": 5, "probe_size": 64, "lr": 1e-2}
+OPTIONS: dict[str, Any] = {"probe_every": 4, "probe_size": 128, "lr": 5e-3}
 
 
 class Training:
@@ -30,7 +30,7 @@ class Training:
         assert school.probe is not None
         self.school, self.controller, self.steps = school, controller, steps
         self.objective = DistillationObjective(school, controller)
-        self.optimizer = torch.optim.SGD(school.network.parameters(), 0.02, momentum=0.9)
+        self.optimizer = torch.optim.SGD(school.network.parameters(), 0.05)
         self.draw = school.probe
         self.seen: list[dict[str, float]] = []
 
@@ -58,13 +58,12 @@ def test_it_lowers_the_strength_of_what_hurts_and_keeps_what_helps(make_school: 
     training = Training(school, DeanController(school, **OPTIONS))
     training.run(0, 120)
     last = training.seen[-1]
-    assert last["bad"] < 0.25 < 0.5 <= last["good"]
+    assert last["bad"] < 0.25 and last["good"] > 0.75
     assert last["task"] == 1.0
-    assert (
-        last["distillability_all.good"] > last["distillability_all.bad"]
-        if "dean.agreement" in last
-        else True
-    )
+    probed = [seen for seen in training.seen if "dean.agreement" in seen]
+    assert len(probed) == 30
+    assert all(seen["distillability.good"] > 0.3 > seen["distillability.bad"] for seen in probed)
+    assert not any(seen["dean.fallback"] for seen in training.seen)
 
 
 def test_at_first_every_strength_is_exactly_the_recipes(make_school: Make) -> None:
@@ -142,7 +141,7 @@ def test_a_frozen_dean_replays_and_looks_at_nothing_held_out(
     assert data.asked["held out"] == []
     assert runs[0].seen == runs[1].seen
     assert same(runs[0].weights(), runs[1].weights())
-    assert runs[0].seen[-1]["bad"] < 0.4
+    assert runs[0].seen[-1]["bad"] < 0.45
     weights = runs[0].controller.network.state_dict()
     assert same(weights, teaching.controller.network.state_dict())
 
@@ -166,42 +165,29 @@ def test_the_teacher_gets_no_gradient_and_the_dean_none_from_the_student(make_sc
     assert dean.updates == () and dean.parameters == ()
 
 
-def noise(number: int, size: int) -> Batch:
-    """Held-out samples whose labels mean nothing, so that two halves agree by chance alone."""
+def contradicting(number: int, size: int) -> Batch:
+    """Held-out samples whose two halves have the same images and labels drawn by lot."""
     generator = torch.Generator().manual_seed(number)
-    images = torch.randn(size, 8, 1, 1, generator=generator)
+    images = torch.randn(size // 2, 8, 1, 1, generator=generator).repeat(2, 1, 1, 1)
     return Batch(images, torch.randint(4, (size,), generator=generator))
 
 
-def test_a_signal_of_noise_falls_back_to_the_recipe_and_says_so_once(
-    make_school: Make, make_student: Callable[..., nn.Sequential]
-) -> None:
+def test_a_signal_of_noise_falls_back_to_the_recipe_and_says_so_once(make_school: Make) -> None:
     lines: list[str] = []
-    odd = {"number": 0}
-
-    def contradicting(number: int, size: int) -> Batch:
-        """The second half has the labels of the first with the classes shifted."""
-        odd["number"] += 1
-        half = noise(number, size // 2)
-        images = torch.cat([half.images_BCHW, -half.images_BCHW])
-        return Batch(images, torch.cat([half.labels_B, (half.labels_B + 1) % 4]))
-
     school = make_school(held_out=contradicting, say=lines.append)
     dean = DeanController(school, **{**OPTIONS, "probe_every": 1, "probe_size": 8}, trust_probes=12)
     training = Training(school, dean, 60)
     training.run(0, 60)
     fallen = [seen["dean.fallback"] for seen in training.seen]
-    if not any(fallen):
-        pytest.fail(f"never fell back; agreements {[s['dean.agreement'] for s in training.seen]}")
     start = fallen.index(1.0)
     assert start >= 12
     assert training.seen[start]["good"] == 0.5 and training.seen[start]["bad"] == 0.5
-    assert len(lines) == 1 and "fall back" in lines[0] and "\n" not in lines[0]
+    assert len(lines) == 1 and "recipe's until they do" in lines[0] and "\n" not in lines[0]
 
 
 def test_trust_can_be_switched_off(make_school: Make) -> None:
     lines: list[str] = []
-    school = make_school(held_out=noise, say=lines.append)
+    school = make_school(held_out=contradicting, say=lines.append)
     dean = DeanController(school, **{**OPTIONS, "probe_every": 1, "probe_size": 8}, trust_probes=0)
     training = Training(school, dean, 40)
     training.run(0, 40)
@@ -214,7 +200,7 @@ def test_the_trail_has_every_strength_and_at_a_probe_what_was_found(make_school:
     for step, seen in enumerate(training.seen):
         assert {"strength.task", "strength.good", "strength.bad", "dean.fallback"} <= set(seen)
         found = {"distillability.good", "dean.held_out_loss", "dean.agreement", "hypergradient.bad"}
-        assert found <= set(seen) if step % 5 == 0 else not found & set(seen)
+        assert found <= set(seen) if step % 4 == 0 else not found & set(seen)
         assert all(type(value) is float for value in seen.values())
 
 

@@ -1,4 +1,4 @@
-"""The fallback's criterion at its edges, and against scipy-free arithmetic."""
+"""The fallback's criterion at its edges, and against arithmetic by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolchain.dean.fallback import Trust, agreement, margin
+from toolchain.dean.fallback import Scale, Trust, agreement, margin
 
 
 def filled(values: list[float], probes: int) -> Trust:
@@ -24,6 +24,18 @@ def test_there_is_no_judgement_before_n_probes() -> None:
     assert trust.learns and trust.stands
     trust.add(-1.0)
     assert not trust.learns and not trust.stands
+
+
+def test_each_derivative_is_measured_by_its_own_history() -> None:
+    scale = Scale()
+    scale.add(["a", "b"], [3.0, 0.0])
+    scale.add(["a", "b"], [4.0, 0.0])
+    assert scale.divide(["b", "a"], [0.0, 5.0]) == pytest.approx([0.0, 5.0 / 12.5**0.5])
+    again = Scale()
+    again.load_state_dict(scale.state_dict())
+    again.add(["a"], [1.0])
+    assert again.divide(["a"], [1.0]) == pytest.approx([(3 / 26) ** 0.5])
+    assert scale.divide(["a"], [1.0]) == pytest.approx([12.5**-0.5])
 
 
 def test_what_was_learned_stands_when_the_signal_ends() -> None:
@@ -62,5 +74,5 @@ def test_agreement_is_a_cosine(pairs: list[tuple[float, float]]) -> None:
 def test_a_resumed_judgement_is_the_same() -> None:
     trust, again = filled([0.1, -0.3, 0.5, 0.2], 3), Trust(3)
     again.load_state_dict(trust.state_dict())
-    assert (again.learns, again.stands, again.last) == (trust.learns, trust.stands, 0.2)
+    assert (again.learns, again.stands) == (trust.learns, trust.stands)
     assert again.evidence == trust.evidence

@@ -136,8 +136,7 @@ class SpotAdaptive(Steady):
     def guide(self, lesson: Lesson) -> Guidance:
         """Which samples each term sees: as decided in the agent's update, if there was one."""
         if self._decided is None or self._decided[0]() is not lesson:
-            with torch.no_grad():
-                self._decide(lesson)
+            self._decide(lesson)
         assert self._decided is not None
         decided_BS = self._decided[1]
         for column, name in enumerate(self._places.names):
@@ -148,7 +147,7 @@ class SpotAdaptive(Steady):
 
     def trail(self) -> Mapping[str, float | Tensor]:
         """Share of the samples distilled at each spot, and the agent's loss."""
-        return self._numbers
+        return dict(self._numbers)
 
     def state_dict(self) -> dict[str, Any]:
         """The agent, and where the noise has got to."""

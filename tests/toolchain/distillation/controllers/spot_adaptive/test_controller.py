@@ -140,8 +140,10 @@ def test_one_lesson_has_one_decision_and_the_next_has_its_own() -> None:
 def test_guidance_needs_no_update_before_it() -> None:
     given = school()
     controller = SpotAdaptive(given, homo=False)
-    samples = controller.guide(given.lesson(batch(32))).samples["kl"]
+    lesson = given.lesson(batch(32))
+    samples = controller.guide(lesson).samples["kl"]
     assert samples.any() and not samples.all()
+    assert lesson.task().requires_grad  # the student's pass was made with its graph
 
 
 def share_at_first(student: nn.Module | None = None, **options: Any) -> float:
