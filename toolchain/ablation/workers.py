@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from deploy.errors import CompressDeployError
 from toolchain.ablation.outcome import Outcome, run_one
@@ -98,7 +98,9 @@ def run_in_processes(
                 yield finished
     finally:  # also on Ctrl-C: what is finished stays, and checkpoints are whole or absent
         for worker in workers:
-            worker.end(at_once=True)
+            worker.stop()
+        for worker in workers:
+            worker.end()
 
 
 class _Worker:
@@ -130,11 +132,13 @@ class _Worker:
             result, able = Failure(self._job.variant, self._job.seed, reason), False
         return Finished(result, time.monotonic() - self._started), able
 
-    def end(self, *, at_once: bool = False) -> None:
-        """Let the process go; it has nothing to do, or is not to do it."""
+    def stop(self) -> None:
+        """Tell the process to leave its job as it is."""
+        self._process.terminate()
+
+    def end(self) -> None:
+        """Let the process go, which has nothing to do any more."""
         self.connection.close()
-        if at_once:
-            self._process.terminate()
         self._process.join(GOODBYE_S)
         if self._process.is_alive():
             self._process.kill()
@@ -144,6 +148,7 @@ class _Worker:
 def _work(connection: Connection, out: Path, threads: int | None) -> None:
     """In a process of its own: run what comes until nothing does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, _leave)
     import torch
 
     if threads is not None:
@@ -158,6 +163,11 @@ def _work(connection: Connection, out: Path, threads: int | None) -> None:
             connection.send((result, able))
         except BrokenPipeError:
             return
+
+
+def _leave(*_: object) -> NoReturn:
+    """End as a program ends, so that what is half-made is swept away."""
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _run_logged(job: Job, out: Path) -> tuple[Outcome | Failure, bool]:

@@ -165,6 +165,8 @@ class AdmmSparsifier:
         for name, group in self._groups.items():
             price = max(kept.price, 0.0) * self._base[name]
             norms_C, active_C = group.norms(v).cpu(), factors[name] > 0
+            if self._step == "multiplier":  # what a layer must keep is not thresholded
+                active_C &= factors[name] < 1
             dots_C = group.dots(gradients, v).cpu()
             losses.append(sparsity_hypergradient(dots_C, norms_C, active_C, group.size, price))
             cost_C = torch.full_like(norms_C, self._cost[name])
@@ -239,7 +241,8 @@ class AdmmSparsifier:
             return self._hard(kept), kept
         price = self._price
         if price is None:  # at first the weakest channel of all is at the threshold
-            price = min(float(score_C[score_C > 0].min()) for score_C in scores.values())
+            every = torch.cat(list(scores.values()))
+            price = float(every[every > 0].min()) if bool((every > 0).any()) else 1.0
         factors = {name: self._soft(name, score_C, price) for name, score_C in scores.items()}
         channels: dict[str, tuple[int, ...]] = {
             name: tuple((factor_C > 0).nonzero()[:, 0].tolist())

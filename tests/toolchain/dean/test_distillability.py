@@ -10,13 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from toolchain.dean.distillability import (
-    cosine,
-    distillability,
-    measure_distillability,
-    own_layers,
-)
+from toolchain.dean.distillability import cosine, own_layers
 from toolchain.dean.gradients import moved, term_gradients, trained
+from toolchain.dean.state import look
 from toolchain.distillation.lessons import School
 
 
@@ -43,7 +39,8 @@ def test_cosines_against_numpy(
     parameters = trained(school)
     assert school.probe is not None
     batch = school.probe(0, 50)
-    found = distillability(term_gradients(school, batch, parameters), parameters)
+    found = look(term_gradients(school, batch, parameters), parameters, [1.0] * 3, None)
+    assert found.names == tuple(term.name for term in school.terms)
 
     network = copy.deepcopy(school.network)
     lesson = School(network, school.precision, school.terms, school.base).lesson(batch)
@@ -59,12 +56,12 @@ def test_cosines_against_numpy(
         mine = np.concatenate([rows[row][n] for n in own[term.name]])
         task = np.concatenate([rows[0][n] for n in own[term.name]])
         expected = mine @ task / np.linalg.norm(mine) / np.linalg.norm(task)
-        assert found[term.name].own == pytest.approx(expected, abs=1e-5)
+        assert found.cosines[row - 1] == pytest.approx(expected, abs=1e-5)
         whole = np.concatenate([g for g in rows[row] if g is not None])
         part = np.concatenate([t for g, t in zip(rows[row], rows[0], strict=True) if g is not None])
         every = np.concatenate(rows[0])
         expected = whole @ part / np.linalg.norm(whole) / np.linalg.norm(every)
-        assert found[term.name].all == pytest.approx(expected, abs=1e-5)
+        assert found.cosines_all[row - 1] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_teacher_that_is_right_agrees_and_one_that_is_wrong_does_not(
@@ -72,10 +69,11 @@ def test_a_teacher_that_is_right_agrees_and_one_that_is_wrong_does_not(
 ) -> None:
     school = make_school()
     assert school.probe is not None
-    found = measure_distillability(school, [school.probe(n, 100) for n in range(3)])
-    assert found["good"].all > 0.5 > 0.0 > found["bad"].all
-    with pytest.raises(ValueError, match="without a batch"):
-        measure_distillability(school, [])
+    parameters = trained(school)
+    for number in range(3):
+        gradients = term_gradients(school, school.probe(number, 100), parameters)
+        good, bad = look(gradients, parameters, [0.5, 0.5], None).cosines_all
+        assert good > 0.5 > 0.0 > bad
 
 
 def test_a_probe_moves_no_buffer_no_weight_no_gradient_and_no_random_number(

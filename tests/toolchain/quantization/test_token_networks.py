@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from exporters.ort_graph import kernel_report
 from toolchain.graph import trace
 from toolchain.models.registry import build
 from toolchain.quantization.activations import ActivationQuantizer
+from toolchain.quantization.attach import Quantization, attach_quantizers, calibrate
 from toolchain.quantization.attached import weight_view, weighted
 from toolchain.quantization.lowered_layers import IntegerLayer
 from toolchain.quantization.lowering import lower
@@ -44,6 +47,11 @@ def network(request: pytest.FixtureRequest) -> fx.GraphModule:
     return trace(network)
 
 
+def quantize(network: fx.GraphModule, **settings: Any) -> None:
+    attach_quantizers(network, Quantization(**settings), (3, 8, 8))
+    calibrate(network, [IMAGES])
+
+
 def layers(network: fx.GraphModule) -> set[str]:
     return {name for name, _ in weighted(network)}
 
@@ -51,11 +59,11 @@ def layers(network: fx.GraphModule) -> set[str]:
 @torch.no_grad()
 @pytest.mark.parametrize("bits", [3, 8])
 def test_every_layer_is_quantized_and_lowered_to_the_students_numbers(
-    network: fx.GraphModule, quantize: Any, bits: int
+    network: fx.GraphModule, bits: int
 ) -> None:
     float_logits = network(IMAGES)
     names = layers(network)
-    quantize(network, IMAGES, bits=bits)
+    quantize(network, bits=bits)
     views = [weight_view(module) for _, module in weighted(network)]
     assert all(view is not None and view.quantizer is not None for view in views)
     off = float((network(IMAGES) - float_logits).abs().max() / float_logits.abs().max())
@@ -72,11 +80,11 @@ def test_every_layer_is_quantized_and_lowered_to_the_students_numbers(
 @torch.no_grad()
 @pytest.mark.parametrize("quantized", [False, True])
 def test_onnx_runtime_computes_it_with_integer_linear_layers(
-    network: fx.GraphModule, quantize: Any, quantized: bool, tmp_path: Path
+    network: fx.GraphModule, quantized: bool, tmp_path: Path
 ) -> None:
     names = layers(network)
     if quantized:
-        quantize(network, IMAGES)
+        quantize(network)
     path = export_onnx(lower(network), IMAGES[:2], tmp_path / "m.onnx")
     session = OrtCpuSession(path)
     for batch in (1, 3, 8):
@@ -91,19 +99,17 @@ def test_onnx_runtime_computes_it_with_integer_linear_layers(
     assert integer >= (names - {"classifier"} if quantized else set())
     told = " ".join(report.notes())
     assert all(layer.name in told for layer in report.float)
-    if quantized:  # the head, and attention's second product, whose weights are made in float
+    if quantized:  # the head, and attention's two products
         left = {layer.name for layer in report.float} - {"classifier/Gemm"}
-        assert all(name.endswith("attn/MatMul_2") for name in left)
+        assert all(re.fullmatch(r"blocks\.\d\.attn/MatMul(_2)?", name) for name in left)
     else:
         assert not report.integer
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("target", ["tensorrt", "tensorrt-fp16"])
-def test_tensorrt_can_import_it(
-    network: fx.GraphModule, quantize: Any, target: Any, tmp_path: Path
-) -> None:
-    quantize(network, IMAGES)
+def test_tensorrt_can_import_it(network: fx.GraphModule, target: Any, tmp_path: Path) -> None:
+    quantize(network)
     half = target == "tensorrt-fp16"
     path = export_onnx(lower(network, target), IMAGES[:2], tmp_path / "m.onnx", float16=half)
     model = onnx.load(path)
@@ -116,9 +122,9 @@ def test_tensorrt_can_import_it(
         assert answer, answer.problems
 
 
-def test_learned_positions_and_norms_stay_float(network: fx.GraphModule, quantize: Any) -> None:
+def test_learned_positions_and_norms_stay_float(network: fx.GraphModule) -> None:
     """Only values go on grids: an add of a parameter is no residual add."""
-    quantize(network, IMAGES)
+    quantize(network)
     sources = Counter(
         source.op
         for node in network.graph.nodes
@@ -128,3 +134,25 @@ def test_learned_positions_and_norms_stay_float(network: fx.GraphModule, quantiz
     )
     assert sources["get_attr"] == 0
     assert sources.total() > 0
+
+
+def test_what_only_float_operations_read_is_on_no_grid(network: fx.GraphModule) -> None:
+    """Grids stand on inputs of linear layers and of adds; a layer's own result needs none."""
+    with_all = copy.deepcopy(network)
+    attach_quantizers(with_all, Quantization())
+    quantize(network)
+    grids = {name for name, m in network.named_modules() if isinstance(m, ActivationQuantizer)}
+    every = {name for name, m in with_all.named_modules() if isinstance(m, ActivationQuantizer)}
+    assert grids < every
+    spared = {name.removeprefix("quantizers.") for name in every - grids}
+    ends = ("attn_q", "attn_k", "attn_v", "mlp_fc1")
+    assert spared == {node.name for node in network.graph.nodes if node.name.endswith(ends)}
+
+
+def test_a_layer_on_vectors_keeps_the_grid_that_its_kernel_needs() -> None:
+    """Without it ONNX Runtime computes a Gemm in float."""
+    vectors = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.GELU(), nn.Linear(8, 4))
+    one, two = trace(vectors), copy.deepcopy(trace(vectors))
+    attach_quantizers(one, Quantization())
+    attach_quantizers(two, Quantization(), (3, 8, 8))
+    assert list(one.state_dict()) == list(two.state_dict())

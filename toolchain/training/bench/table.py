@@ -56,7 +56,7 @@ def tables(modes: Sequence[Mode]) -> list[list[tuple[str, ...]]]:
 def printed(table: Sequence[Sequence[str]]) -> Iterator[str]:
     """Lines for a terminal."""
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    words = 2 if table[0] == COST_HEAD else 1
+    words = _words(table[0])
     for line in table:
         cells = [
             f"{cell:<{width}}" if column < words else f"{cell:>{width}}"
@@ -65,12 +65,17 @@ def printed(table: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
+def _words(head: Sequence[str]) -> int:
+    """How many columns hold words and are aligned as such."""
+    return 2 if head == COST_HEAD else 1
+
+
 def markdown(modes: Sequence[Mode], about: dict[str, str], command: str) -> str:
     """The page for ``--out FILE.md``."""
-    parts = ["# Training throughput"]
     lines = [*(f"- {key}: {value}" for key, value in about.items()), f"- written by: `{command}`"]
-    parts.append("\n".join(lines))
+    parts = ["# Training throughput", "\n".join(lines)]
     for head, *body in tables(modes):
-        rule = ("---", *["---:"] * (len(head) - 1))
+        words = _words(head)
+        rule = ("---",) * words + ("---:",) * (len(head) - words)
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body)))
     return "\n\n".join(parts) + "\n"

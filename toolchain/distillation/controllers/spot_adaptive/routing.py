@@ -15,11 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.linalg import vecdot
 
 from toolchain.distillation.controllers.spot_adaptive.crossings import Crossing
 from toolchain.distillation.slices import Slices
@@ -66,33 +64,8 @@ class RoutingNetwork:
 def mix(student: Tensor, teacher: Tensor, a_B: Tensor) -> Tensor:
     """(1 - a) student + a teacher, exactly one of them where ``a`` is 0 or 1."""
     dtype = torch.promote_types(student.dtype, teacher.dtype)
-    return _Mix.apply(student.to(dtype), teacher.to(dtype), a_B.to(dtype))
-
-
-class _Mix(torch.autograd.Function):
-    """``torch.lerp`` with half of the large tensors in its gradient: dL/da is two dot products."""
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, a_B: Tensor) -> Tensor:
-        a_BX = a_B.reshape(-1, *[1] * (teacher.dim() - 1))
-        ctx.save_for_backward(student, teacher, a_BX)
-        return torch.lerp(student, teacher, a_BX)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        student, teacher, a_BX = ctx.saved_tensors
-        of_student, of_teacher, of_a = ctx.needs_input_grad
-        rows = _rows(gradient)
-        return (
-            gradient * (1 - a_BX) if of_student else None,
-            gradient * a_BX if of_teacher else None,
-            vecdot(rows, _rows(teacher)) - vecdot(rows, _rows(student)) if of_a else None,
-        )
-
-
-def _rows(x_BCX: Tensor) -> Tensor:
-    """[B, C X], channels last: no copy of what a channels-last convolution gives."""
-    return x_BCX.movedim(1, -1).flatten(1)
+    a_BX = a_B.to(dtype).reshape(-1, *[1] * (teacher.dim() - 1))
+    return torch.lerp(student.to(dtype), teacher.to(dtype), a_BX)
 
 
 @contextmanager
