@@ -127,15 +127,15 @@ def test_widths_that_the_recipe_names_leave_nothing_to_a_price(data: Path, tmp_p
 
 
 def test_whole_branches_go_with_the_channels(data: Path, tmp_path: Path) -> None:
-    structure = {"align": 2, "allocation": "macs", "branches": True}
+    structure = {"align": 8, "allocation": "macs", "branches": True}
     deep = {
         "builtin": "cifar_resnet",
         "args": {"depth": 14, "in_channels": 1, "width": 8, "classes": 4},
     }
     chain = [{**PRUNE, "epochs": 2}, {"stage": "slim"}]
-    asked = recipe(data, *chain, structure=structure, model=deep, goals={"macs": 0.3})
+    asked = recipe(data, *chain, structure=structure, model=deep, goals={"macs": 0.5})
     made = run_stages(asked, tmp_path)
-    assert made.metrics["macs"] / made.find("teacher").metrics["macs"] <= 0.3
+    assert made.metrics["macs"] / made.find("teacher").metrics["macs"] <= 0.5
     plan = json.loads((made.find("ddsl-prune").root / "cut.json").read_text())
     assert plan["removed"]
 
