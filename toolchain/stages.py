@@ -111,6 +111,7 @@ class Quantize(StageModel, Quantizing):
     """Attach quantizers and set their steps from calibration images; trains nothing."""
 
     uses: ClassVar[tuple[str, ...]] = ("data", "precision", "target")
+    version: ClassVar[int] = 2
     stage: Literal["quantize"] = "quantize"
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
@@ -140,6 +141,7 @@ class PqkPrune(StageModel, Training, Quantizing):
     """PQK's phase 1: prune along a cubic ramp while training quantization-aware."""
 
     uses: ClassVar[tuple[str, ...]] = ("data", "precision", "structure", "goals", "target")
+    version: ClassVar[int] = 2
     stage: Literal["pqk-prune"] = "pqk-prune"
     epochs: float = Field(10, gt=0)
     granularity: Literal["channels", "weights"] = "channels"

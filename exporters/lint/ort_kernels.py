@@ -7,7 +7,8 @@ executes (``exporters/ort_graph.py``) in this module's tests.  In short:
   is still int8 after that is not fused on x86-64 (``QDQS8ToU8``, session option ``qdqisint8allowed``).
 * A layer is fused when its data inputs come from DequantizeLinear, codes moved about by Reshape, MaxPool
   and the like or not, and its output goes to exactly one QuantizeLinear.  ReLU and Clip in between are
-  absorbed when the Q clamps as they do.  A MatMul needs no Q.
+  absorbed when the Q clamps as they do.  A MatMul needs no Q, unless a bias makes a Gemm of it,
+  which it does for vectors and not for tokens.
 * Scales and zero points are constant float32 scalars for activations; weights may have one per output
   channel; a float bias is quantized on the way; float weights too, but not those of a MatMul.
 """
@@ -135,6 +136,9 @@ class _Prediction:
         """The Add of a constant that makes a Gemm of a MatMul; it then needs a Q as a Gemm does."""
         if node.op_type != "MatMul" or self.view.weight_dequantizer(node.input[1]) is None:
             return None
+        axes = self.view.shape(node.input[0])
+        if axes is not None and len(axes) > 2:
+            return None  # of tokens: their MatMul stays one, and writes floats
         reader = self.view.sole_reader(node.output[0])
         if reader is None or reader.op_type != "Add":
             return None

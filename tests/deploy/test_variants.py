@@ -9,12 +9,14 @@ import pytest
 from toolchain.ablation.variants import of_file, recipe_of
 from toolchain.distillation.controllers.controller import CONTROLLERS
 from toolchain.distillation.losses.entry import LOSSES
+from toolchain.stages import check_order
 
 RECIPES = Path(__file__).parents[2] / "deploy" / "recipes"
 FILES = sorted((RECIPES / "variants").glob("*.yaml"))
 TEN = ("fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "ft", "nst", "crd")
 PAIRS = [
     ("cifar10-distil", "cifar10-distil"),
+    ("cifar10-distil", "cifar10-ddsl"),
     ("cifar10-distil-plain", "cifar10-distil"),
     ("cifar10-distil-vit", "cifar10-distil-vit"),
 ]
@@ -55,6 +57,20 @@ def test_the_controllers_have_the_same_terms() -> None:
     distils = [recipe.stages[-1].distil for recipe in made]
     assert [distil.controller for distil in distils] == list(names)
     assert all(distil.losses == distils[0].losses for distil in distils)
+
+
+def test_ddsl_has_the_epochs_of_pruning_at_once() -> None:
+    for variant in of_file(RECIPES / "variants" / "cifar10-ddsl.yaml"):
+        recipe = recipe_of(RECIPES / "cifar10-distil.yaml", _absent(), variant, 0)
+        assert sum(getattr(stage, "epochs", 0) for stage in recipe.stages) == 30, variant.name
+        check_order(recipe.stages)
+        controllers = {
+            getattr(stage, "distil", None) and stage.distil.controller
+            for stage in recipe.stages
+            if hasattr(stage, "distil")
+        }
+        expected = {"oneshot": "fixed", "none": None}.get(variant.name, variant.name)
+        assert controllers == {expected}
 
 
 def _absent() -> list[str]:

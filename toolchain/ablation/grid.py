@@ -76,6 +76,11 @@ def run_grid(
         installed=installed_versions(),
     )
     progress.say(_announcement(ablation, jobs, out))
+    if ablation.at_once > 1 and recipe.structure.allocation == "latency":
+        progress.say(
+            "structure.allocation is latency, and its times are measured while other runs share the machine; "
+            "with --jobs 1 --seeds 1 first they are measured in peace, and found by every later run"
+        )
     teller = _Teller(len(jobs), ablation.at_once, progress)
     if ablation.at_once == 1:
         finished = run_here(jobs, out, progress)

@@ -17,7 +17,8 @@ A group here is a channel that can be cut (`toolchain.structure.plan.Group`) wit
 that makes it: its filters in all layers that are tied together, biases, and the factor and shift of its
 batch norms. They share one norm. So no two groups overlap, and a channel whose Z_g is zero computes zero.
 The columns that read the channel belong to the groups of their own outputs.
-Axes: C channels of a group, O positions of a tensor's output axis, K positions of one channel.
+Axes: P all numbers of the tensors of groups, C channels of a group, O positions of a tensor's output axis,
+K positions of one channel.
 """
 
 from __future__ import annotations
@@ -131,6 +132,8 @@ class Admm:
         }
         for group in self.groups:
             group.cover(self._in_group)
+        # Z - U and what lies in a group, as two vectors: a penalty in every step has to be cheap.
+        self._anchor: tuple[Tensor, Tensor] | None = None
 
     @property
     def parameters(self) -> tuple[nn.Parameter, ...]:
@@ -141,8 +144,13 @@ class Admm:
         """rho / 2 |W - Z + U|^2 over all groups, with its graph."""
         if not self._parameters:
             return torch.zeros(())
-        pulls = [self._away(p).square().sum() for p in self._parameters]
-        return 0.5 * self.rho * torch.stack(pulls).sum()
+        if self._anchor is None:
+            to_P = torch.cat([(self._z[p] - self._u[p]).flatten() for p in self._parameters])
+            inside_P = torch.cat([self._in_group[p].flatten() for p in self._parameters])
+            self._anchor = to_P, inside_P
+        to_P, inside_P = self._anchor
+        w_P = torch.cat([p.flatten() for p in self._parameters])
+        return 0.5 * self.rho * ((w_P - to_P) * inside_P).square().sum()
 
     @torch.no_grad()
     def penalty_gradients(self) -> dict[nn.Parameter, Tensor]:
@@ -168,6 +176,7 @@ class Admm:
         for parameter, z in self.thresholded(factors).items():
             self._z[parameter].copy_(z)
             self._u[parameter].add_(parameter.detach() - z)
+        self._anchor = None
 
     @torch.no_grad()
     def residual(self) -> float:
@@ -181,6 +190,7 @@ class Admm:
         for kept in (self._z, self._u, self._in_group):
             for parameter, tensor in kept.items():
                 kept[parameter] = tensor.to(parameter.device)
+        self._anchor = None
 
     def state_dict(self) -> dict[str, Any]:
         """Z and U, in the order of the groups' tensors."""
@@ -191,6 +201,7 @@ class Admm:
         for name, kept in (("z", self._z), ("u", self._u)):
             for parameter, tensor in zip(self._parameters, state[name], strict=True):
                 kept[parameter].copy_(tensor)
+        self._anchor = None
 
     def _away(self, parameter: nn.Parameter) -> Tensor:
         away = parameter - self._z[parameter] + self._u[parameter]

@@ -85,7 +85,7 @@ class DeanController(Steady):
         keep_sum: bool = False,
         trust_probes: int = 20,
         frozen: bool = False,
-        load: str | None = None,
+        load: str | Path | None = None,
     ) -> None:
         _require("held_out", held_out, 0 < held_out < 1, "a share in (0, 1)")
         _require("probe_every", probe_every, probe_every is None or probe_every >= 1, "at least 1")

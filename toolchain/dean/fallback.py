@@ -28,7 +28,7 @@ Z_5_PERCENT = 1.645
 def agreement(left: Sequence[float], right: Sequence[float]) -> float:
     """The cosine of two lists of derivatives, in [-1, 1]; 0 where one of them is all zero.
 
-    >>> agreement([1.0, 2.0], [2.0, 4.0]), agreement([1.0], [-3.0]), agreement([1.0], [0.0])
+    >>> agreement([3.0, 4.0], [6.0, 8.0]), agreement([1.0], [-3.0]), agreement([1.0], [0.0])
     (1.0, -1.0, 0.0)
     """
     scale = sum(a * a for a in left) ** 0.5 * sum(b * b for b in right) ** 0.5

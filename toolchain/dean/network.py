@@ -27,6 +27,8 @@ from deploy.errors import ConfigError
 from toolchain.dean.state import FEATURES
 
 HIDDEN = 64
+# Of the first weights: at 1 the layers look so much alike at first that they get the same strengths.
+GAIN = 2.0
 FILE = "dean.safetensors"
 
 
@@ -53,7 +55,7 @@ class DeanNetwork(nn.Module):
         with torch.no_grad():
             for layer in (self.layers[0], self.layers[2]):
                 assert isinstance(layer, nn.Linear)
-                layer.weight.normal_(0, layer.in_features**-0.5, generator=generator)
+                layer.weight.normal_(0, GAIN * layer.in_features**-0.5, generator=generator)
                 layer.bias.zero_()
             last = self.layers[4]
             assert isinstance(last, nn.Linear)

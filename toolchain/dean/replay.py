@@ -40,14 +40,14 @@ class ReplayStrength(Steady):
         ConfigError: There is no such log, or it is of other terms.
     """
 
-    def __init__(self, school: School, *, log: str, held_out: float = 0.1) -> None:
-        self._log = log
-        self._by_step = _read(log)
+    def __init__(self, school: School, *, log: str | Path, held_out: float = 0.1) -> None:
+        self._log = str(log)
+        self._by_step = _read(self._log)
         names = set(next(iter(self._by_step.values())))
         if names != set(school.base):
             raise ConfigError(
-                f"distil.controller_options.log: {log!r} has strengths of {sorted(names)}; accepted are "
-                f"those of {sorted(school.base)}; list the same losses as that training"
+                f"distil.controller_options.log: {self._log!r} has strengths of {sorted(names)}; accepted "
+                f"are those of {sorted(school.base)}; list the same losses as that training"
             )
 
     def strengths(self, step: int, total_steps: int, stats: Stats) -> Mapping[str, float]:

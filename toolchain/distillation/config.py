@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from toolchain.distillation.teachers.config import PRETRAINED, TeacherConfig
+
+# Options of controllers that name files of earlier runs.
+FILES = ("load", "log")
 
 
 class DistilLoss(BaseModel):
@@ -52,3 +56,12 @@ class Distil(BaseModel):
     teachers: dict[str, TeacherConfig] = {}
     controller: str = "fixed"
     controller_options: dict[str, Any] = {}
+
+    @field_validator("controller_options")
+    @classmethod
+    def _files_are_paths(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """So that they are looked for beside the recipe, and a changed file is another stage."""
+        return {
+            name: Path(value) if name in FILES and isinstance(value, str) else value
+            for name, value in options.items()
+        }

@@ -69,8 +69,8 @@ def portable(model: BaseModel) -> dict[str, Any]:
 
 
 def _models(entries: dict[Any, Any]) -> list[tuple[Any, Any]]:
-    """The entries of a mapping of models; other mappings, e.g. arguments, name no files."""
-    return [(key, entry) for key, entry in entries.items() if isinstance(entry, BaseModel)]
+    """The entries of a mapping that are models or paths; others, e.g. arguments, name no files."""
+    return [(key, entry) for key, entry in entries.items() if isinstance(entry, BaseModel | Path)]
 
 
 def _digest(path: Path) -> bytes:

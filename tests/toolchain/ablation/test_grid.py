@@ -191,3 +191,25 @@ def test_several_processes_give_what_one_gives(quarters: Path, tmp_path: Path) -
     assert results[1] == results[2]
     logs = sorted(path.name for path in (tmp_path / "runs2" / workers.LOGS).iterdir())
     assert logs == [f"quarters-{name}-0.log" for name in ("fixed", "none", "odd")]
+
+
+@pytest.mark.slow
+def test_a_chain_that_ships_is_judged_by_the_file_as_shipped(
+    quarters: Path, tmp_path: Path
+) -> None:
+    train = "batch_size: 16, lr: 0.01, warmup_epochs: 0"
+    stages = (
+        "stages=[{stage: teacher}, {stage: prune}, {stage: slim}, {stage: quantize}, "
+        f"{{stage: recover, epochs: 1, {train}}}, {{stage: export, samples: 4}}, "
+        "{stage: report, latency_s: 0.01, latency_runs: 20}]"
+    )
+    result = ablate(quarters, tmp_path, "--controllers", "none", "--seeds", 1, "--set", stages)
+    assert result.exit_code == 0, result.output
+    (run,) = json.loads((tmp_path / "quarters.ablation.json").read_text())["runs"]
+    assert run["tested"] == outcome.AS_SHIPPED
+    (report,) = (tmp_path / "artifacts").glob("report-*/report.json")
+    assert run["test_top1"] == json.loads(report.read_text())["student"]["top1"]
+    assert (
+        "the file as shipped, after the last epoch"
+        in (tmp_path / "quarters.ablation.md").read_text()
+    )

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from deploy.errors import ConfigError, DataError, StructureError
+from toolchain.recipe.files import content_hash
+from toolchain.recipe.reading import load_recipe
 from toolchain.recipe.schema import Recipe
 from toolchain.runs.artifacts import Artifact, run_stages
 from toolchain.stages import check_order
@@ -154,6 +156,22 @@ def test_a_dean_of_one_run_is_frozen_in_the_next(data: Path, tmp_path: Path) -> 
     names = [name for name in trails(first)[0] if name.startswith("strength.")]
     for was, now in zip(trails(first), trails(third), strict=True):
         assert all(now[name] == was[name] for name in names)
+
+
+def test_a_dean_is_looked_for_beside_the_recipe_and_another_one_is_another_stage(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "dean.safetensors").write_bytes(b"one")
+    text = recipe(tmp_path, PRUNE).model_dump(mode="json", exclude_unset=True)
+    text["stages"][1]["distil"]["controller_options"] = {"load": "dean.safetensors"}
+    text["data"]["root"] = "dean.safetensors"
+    (tmp_path / "recipe.yaml").write_text(json.dumps(text))
+    loaded = load_recipe(tmp_path / "recipe.yaml")
+    stage = loaded.stages[1]
+    assert stage.distil.controller_options["load"] == tmp_path / "dean.safetensors"  # type: ignore[attr-defined]
+    before = content_hash(stage)
+    (tmp_path / "dean.safetensors").write_bytes(b"other")
+    assert "" != before != content_hash(stage)
 
 
 def test_a_held_out_part_too_small_is_one_line(data: Path, tmp_path: Path) -> None:

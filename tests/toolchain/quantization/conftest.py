@@ -15,7 +15,6 @@ from toolchain.graph import trace
 from toolchain.models.registry import build
 from toolchain.quantization.attach import Quantization, attach_quantizers, calibrate
 
-SMALL = {"image_size": 8, "patch": 2, "width": 12, "depth": 2, "mlp_ratio": 2}
 BUILTINS: dict[str, tuple[str, dict[str, Any], tuple[int, int, int]]] = {
     "resnet-pad": ("cifar_resnet", {"depth": 8, "width": 4}, (3, 8, 8)),
     "resnet-conv": ("cifar_resnet", {"depth": 8, "width": 4, "shortcut": "conv"}, (3, 8, 8)),
@@ -27,9 +26,6 @@ BUILTINS: dict[str, tuple[str, dict[str, Any], tuple[int, int, int]]] = {
     ),
     "ds-cnn": ("ds_cnn", {"channels": 8, "blocks": 2}, (1, 16, 8)),
     "mlp": ("mlp", {"input_shape": [1, 8, 8], "hidden": [16, 8]}, (1, 8, 8)),
-    "vit": ("vit", {**SMALL, "heads": 2}, (3, 8, 8)),
-    "vit-token": ("vit", {**SMALL, "heads": 2, "pool": "token"}, (3, 8, 8)),
-    "mixer": ("mixer", {**SMALL, "token_hidden": 8}, (3, 8, 8)),
 }
 
 

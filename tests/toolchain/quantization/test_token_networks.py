@@ -17,6 +17,8 @@ from torch import fx, nn
 
 from deploy.engines.importer import import_onnx
 from deploy.sessions.ort import OrtCpuSession
+from exporters.lint.ort_kernels import left_in_float
+from exporters.lint.view import GraphView, label
 from exporters.onnx_from_torch import INPUT, OUTPUT, export_onnx
 from exporters.ort_graph import kernel_report
 from toolchain.graph import trace
@@ -97,6 +99,10 @@ def test_onnx_runtime_computes_it_with_integer_linear_layers(
     report = kernel_report(path)
     integer = {layer.name.rpartition("/")[0] for layer in report.integer}
     assert integer >= (names - {"classifier"} if quantized else set())
+    executed = {layer.name for layer in report.float}
+    foreseen = {label(left.node) for left in left_in_float(GraphView(onnx.load(path)))}
+    assert executed <= foreseen
+    assert not {layer.name for layer in report.integer} & foreseen
     told = " ".join(report.notes())
     assert all(layer.name in told for layer in report.float)
     if quantized:  # the head, and attention's two products
