@@ -115,7 +115,6 @@ class ChannelPruner:
         bypassed = self._bypassed() if removed else ()
         mask_channels(self._network, self._groups, self.channels(done), removed, bypassed)
 
-
     def keep(self, channels: Mapping[str, Sequence[int]]) -> None:
         """Set the final masks so that these channels of each group stay, whatever the scores say."""
         bypassed = self._bypassed() if self._removed else ()

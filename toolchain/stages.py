@@ -189,6 +189,9 @@ class DdslPrune(StageModel, Training):
         "`multiplier` softly, by a price that follows the size; `widths`: those that the structure decides",
     )
     rho: float = Field(0.1, gt=0, description="of ADMM's penalty")
+    dual_step: float = Field(
+        0.2, gt=0, le=1, description="of ADMM's dual update; nearer to 1, the choice may swing"
+    )
     z_every_steps: int = Field(50, ge=1, description="steps between two Z-steps")
     fixed_from: float = Field(
         0.5, ge=0, le=1, description="share of the stage; then masks are fixed"

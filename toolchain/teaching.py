@@ -30,7 +30,7 @@ from toolchain.quantization.residual_kernels import fused_adds
 from toolchain.structure.masks import HeldStill
 from toolchain.training.loop import fit
 from toolchain.training.objective import Batch, Objective
-from toolchain.training.optimizers import quantizer_scales
+from toolchain.training.optimizers import learning_rate, quantizer_scales, warmup_steps
 
 if TYPE_CHECKING:
     from toolchain.stages import DdslPrune, PqkDistil, PqkPrune
@@ -104,14 +104,26 @@ def pruning_by_admm(student: Student, config: DdslPrune) -> Course:
     student.precision.place(student.network)
     structure = student.ctx.recipe.structure
     sparsifier = build_sparsifier(
-        student.network, student.decision, structure, rho=config.rho, budget=config.budget
+        student.network,
+        student.decision,
+        structure,
+        rho=config.rho,
+        dual_step=config.dual_step,
+        budget=config.budget,
     )
     base = recovery(student, config.distil, config, sparsifier=sparsifier)
+
+    def step_size(step: int, total_steps: int) -> float:
+        """What a constant gradient moves in a step, momentum counted in."""
+        warmup = warmup_steps(config, round(total_steps / config.epochs), total_steps)
+        return config.lr * learning_rate(step, total_steps, warmup) / (1 - config.momentum)
+
     objective = PruningByAdmm(
         student.network,
         base.objective,
         sparsifier,
         pruner.keep,
+        step_size=step_size,
         every=config.z_every_steps,
         fixed_from=config.fixed_from,
         say=student.ctx.say,

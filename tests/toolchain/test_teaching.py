@@ -182,7 +182,11 @@ def test_an_assistant_and_a_student_of_another_family(data: Path, tmp_path: Path
         ({"losses": [{"loss": "kl", "teacher": "ta"}]}, ConfigError, "unknown 'ta'"),
         ({"controller": "deen"}, ConfigError, "did you mean 'dean'"),
         ({"controller": "dean", "controller_options": {"probes": 1}}, ConfigError, "'probes'"),
-        ({"controller": "dean", "controller_options": {"held_out": 0.001}}, ConfigError, "held_out"),
+        (
+            {"controller": "dean", "controller_options": {"held_out": 0.001}},
+            ConfigError,
+            "held_out",
+        ),
     ],
 )
 def test_what_cannot_work_is_one_line(

@@ -2,11 +2,12 @@
 
     min_W L(W) + sum_l beta_l sum_g sqrt|g| |W_g|_2,   split as W = Z with the scaled dual U
 
-    W-step   some steps of gradient descent on  L(W) + rho / 2 |W - Z + U|^2
+    W-step   some steps on  L(W) + rho / 2 |W - Z + U|^2:  the optimizer's on L, each followed by the
+             second part's proximal step  W <- W - eta rho / (1 + eta rho) (W - Z + U)
     Z-step   with V = W + U, per channel group:
              soft        Z_g = max(0, 1 - (beta_l sqrt|g| / rho) / |V_g|) V_g        (a group lasso's prox)
              projection  Z_g = V_g for the channels that a budget keeps, 0 for the others
-    dual     U <- U + W - Z
+    dual     U <- U + tau (W - Z),   tau in (0, 1]
 
 Liu et al. 2022 (IEEE TPAMI 45(3), doc. 9804342) train the student by "ADMM-based knowledge distillation
 with pruning"; Boyd et al. 2011, "Distributed Optimization and Statistical Learning via ADMM", sections 3.1.1
@@ -118,10 +119,14 @@ class Admm:
     Args:
         groups: Disjoint; what lies in none of them is not drawn anywhere.
         rho: Weight of the penalty that draws W to Z - U.
+        dual_step: tau. After too few W-steps W is still far from Z, and with tau = 1 the V of what was just
+            cut is twice its W: it comes back, and the choice swings to and fro.
     """
 
-    def __init__(self, groups: Sequence[ChannelGroup], rho: float) -> None:
-        self.groups, self.rho = tuple(groups), rho
+    def __init__(
+        self, groups: Sequence[ChannelGroup], rho: float, *, dual_step: float = 1.0
+    ) -> None:
+        self.groups, self.rho, self._dual_step = tuple(groups), rho, dual_step
         self._parameters = list(
             {id(p): p for group in self.groups for p in group.parameters}.values()
         )
@@ -153,6 +158,17 @@ class Admm:
         return 0.5 * self.rho * ((w_P - to_P) * inside_P).square().sum()
 
     @torch.no_grad()
+    def approach(self, step_size: float) -> None:
+        """The penalty's proximal step of size eta, on W.
+
+        It is taken beside the optimizer's step and not through the loss, where clipping would let a
+        steep distillation loss push it aside, or be pushed aside by it.
+        """
+        share = step_size * self.rho / (1 + step_size * self.rho)
+        for parameter in self._parameters:
+            parameter.sub_(share * self._away(parameter))
+
+    @torch.no_grad()
     def penalty_gradients(self) -> dict[nn.Parameter, Tensor]:
         """rho (W - Z + U)."""
         return {p: self.rho * self._away(p) for p in self._parameters}
@@ -175,7 +191,7 @@ class Admm:
         """The Z-step with these factors by group, then the dual update."""
         for parameter, z in self.thresholded(factors).items():
             self._z[parameter].copy_(z)
-            self._u[parameter].add_(parameter.detach() - z)
+            self._u[parameter].add_(parameter.detach() - z, alpha=self._dual_step)
         self._anchor = None
 
     @torch.no_grad()

@@ -22,6 +22,7 @@ def build_sparsifier(
     structure: StructureConfig,
     *,
     rho: float,
+    dual_step: float,
     budget: Literal["projection", "multiplier", "widths"],
 ) -> AdmmSparsifier:
     """ADMM on every group that may be cut and does not lie in a branch that goes.
@@ -31,6 +32,7 @@ def build_sparsifier(
         decision: Groups, costs, goals, and the branches that go.
         structure: Alignment and largest sparsity.
         rho: Weight of ADMM's penalty.
+        dual_step: Of its dual update, in (0, 1].
         budget: How the goals are met.
 
     Raises:
@@ -63,5 +65,6 @@ def build_sparsifier(
         ),
         allocation.widths,
         rho=rho,
+        dual_step=dual_step,
         step="multiplier" if budget == "multiplier" else "projection",
     )

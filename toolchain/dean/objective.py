@@ -1,6 +1,7 @@
 """DDSL's student: another objective, minimized under ADMM until the masks are fixed, and on with them.
 
-    steps 0 .. f T     L(W) + rho / 2 |W - Z + U|^2;  every `every` steps a Z-step and the dual update
+    steps 0 .. f T     L(W) + rho / 2 |W - Z + U|^2, the second part by its proximal step after the
+                       optimizer's;  every `every` steps a Z-step and the dual update
     steps f T .. T     the channels with Z_g = 0 are masked, and L(W) alone is minimized
 
 Liu et al. 2022 (IEEE TPAMI 45(3), doc. 9804342); the split into two parts is a **reconstruction**, after
@@ -30,6 +31,7 @@ class PruningByAdmm:
         base: Its loss; the last of its updates is the student's.
         sparsifier: Z, U and the budget.
         mask: Hides the channels that are not kept, given those that are, by group.
+        step_size: eta of the proximal step at a step (from 0) of so many.
         every: Steps between two Z-steps.
         fixed_from: Share of the training, in [0, 1], after which the masks are fixed.
         say: Prints a line for people.
@@ -42,6 +44,7 @@ class PruningByAdmm:
         sparsifier: AdmmSparsifier,
         mask: Mask,
         *,
+        step_size: Callable[[int, int], float],
         every: int = 50,
         fixed_from: float = 0.5,
         say: Callable[[str], None] = lambda line: None,
@@ -49,12 +52,15 @@ class PruningByAdmm:
         self._network, self._base, self._sparsifier = network, base, sparsifier
         self._mask, self._every, self._fixed_from, self._say = mask, every, fixed_from, say
         self._fixed, self._sparsity = False, 0.0
+        self._step_size, self._eta = step_size, 0.0
         *others, student = base.updates
-        self.updates: Sequence[Update] = (*others, replace(student, loss=self._drawn(student.loss)))
+        drawn = replace(student, loss=self._told(student.loss), after=self._after(student.after))
+        self.updates: Sequence[Update] = (*others, drawn)
 
     def begin_step(self, step: int, total_steps: int) -> None:
         """A Z-step when its time has come, with the strengths that were asked for before."""
         self._base.begin_step(step, total_steps)
+        self._eta = self._step_size(step, total_steps)
         if self._fixed:
             return
         if step >= round(self._fixed_from * total_steps):
@@ -104,17 +110,27 @@ class PruningByAdmm:
         """The base's numbers; the sparsity of channels of Z, later that of the weights."""
         return {**self._base.status(), "sparsity": self._sparsity}
 
-    def _drawn(
+    def _told(
         self, loss: Callable[[Batch], tuple[Tensor, Mapping[str, float | Tensor]]]
     ) -> Callable[[Batch], tuple[Tensor, Mapping[str, float | Tensor]]]:
+        """The loss, and in the log how far W is from its sparse copy."""
+
         def with_penalty(batch: Batch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
             total, terms = loss(batch)
             if self._fixed:
                 return total, terms
-            penalty = self._sparsifier.admm.penalty().to(total)
-            return total + penalty, {**terms, "admm": penalty.detach()}
+            return total, {**terms, "admm": self._sparsifier.admm.penalty().detach()}
 
         return with_penalty
+
+    def _after(self, before: Callable[[], None] | None) -> Callable[[], None]:
+        def approach() -> None:
+            if before is not None:
+                before()
+            if not self._fixed:
+                self._sparsifier.admm.approach(self._eta)
+
+        return approach
 
 
 def _share(widths: Mapping[str, int], sparsifier: AdmmSparsifier) -> float:

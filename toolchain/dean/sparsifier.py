@@ -92,6 +92,7 @@ class AdmmSparsifier:
         budget: The goals.
         widths: What the recipe's structure decides for each group; a group not named is left whole.
         rho: Weight of the penalty.
+        dual_step: Of ADMM's dual update, in (0, 1].
         step: ``projection`` meets the goals at every Z-step; ``multiplier`` thresholds softly, with a
             price that rises while the network is larger than its goals and falls while it is smaller.
     """
@@ -103,9 +104,10 @@ class AdmmSparsifier:
         widths: Mapping[str, int],
         *,
         rho: float,
+        dual_step: float = 1.0,
         step: Literal["projection", "multiplier"] = "projection",
     ) -> None:
-        self.admm, self.budget = Admm(groups, rho), budget
+        self.admm, self.budget = Admm(groups, rho, dual_step=dual_step), budget
         self._groups = {group.name: group for group in groups}
         self._step = step
         self._strengths = dict.fromkeys(self._groups, 1.0)

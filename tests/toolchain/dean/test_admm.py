@@ -114,6 +114,31 @@ def test_the_network_with_z_for_w_is_the_masked_network() -> None:
         torch.testing.assert_close(sparse(images), net.eval()(images))
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.3, 20.0])
+def test_an_approach_is_the_proximal_step_of_the_penalty(eta: float) -> None:
+    """It minimizes |X - W|^2 / 2 eta + penalty(X): the gradient of that is zero there."""
+    net = network()
+    admm = Admm([ChannelGroup(group, net) for group in groups_of(net)], rho=0.3)
+    admm.step({g.name: torch.full((g.channels,), 0.5) for g in admm.groups})
+    before = {p: p.detach().clone() for p in admm.parameters}
+    admm.approach(eta)
+    pulled = admm.penalty_gradients()
+    for parameter, was in before.items():
+        torch.testing.assert_close(parameter.detach() - was, -eta * pulled[parameter])
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.2])
+def test_what_was_just_cut_comes_back_no_stronger_than_the_dual_step_says(tau: float) -> None:
+    net = network()
+    admm = Admm([ChannelGroup(group, net) for group in groups_of(net)], rho=0.3, dual_step=tau)
+    before = {g.name: g.norms(admm.v()) for g in admm.groups}
+    kept = {g.name: (torch.arange(g.channels) % 2).double() for g in admm.groups}
+    admm.step(kept)
+    for group in admm.groups:
+        expected_C = before[group.name] * (1 + tau * (1 - kept[group.name]))
+        torch.testing.assert_close(group.norms(admm.v()), expected_C)
+
+
 def test_the_penalty_and_its_gradient() -> None:
     net = network()
     admm = Admm([ChannelGroup(group, net) for group in groups_of(net)], rho=0.3)

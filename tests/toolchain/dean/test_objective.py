@@ -86,6 +86,7 @@ class Run:
             base,
             self.sparsifier,
             lambda kept: mask_channels(net, groups, kept),
+            step_size=lambda step, total: 0.5,
             every=4,
             fixed_from=fixed_from,
             say=self.lines.append,
@@ -105,6 +106,8 @@ class Run:
             assert self.update.guard is not None
             with self.update.guard():
                 self.optimizer.step()
+            assert self.update.after is not None
+            self.update.after()
             self.trails.append(dict(self.objective.trail()))  # type: ignore[arg-type]
             self.terms.append(set(terms))
 
