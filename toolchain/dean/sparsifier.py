@@ -200,9 +200,11 @@ class AdmmSparsifier:
         """
         scores = self._scores()
         _, kept = self._factors(scores)
-        kept = self.budget.priced(scores, kept.price) if self._step == "multiplier" else kept
-        met = self._step == "projection" or not self.budget.unmet(kept.widths)
-        self._kept = kept if met else self.budget.project(scores)
+        met = True
+        if self._step == "multiplier":  # what it cut beyond the goals, or did not yet cut, is settled
+            met = not self.budget.unmet(self.budget.priced(scores, kept.price).widths)
+            kept = self.budget.project(scores)
+        self._kept = kept
         self._fixed = True
         return self._kept, met
 
