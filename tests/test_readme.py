@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from deploy.errors import CompressDeployError
+from toolchain.chain import standard_chain
 from toolchain.cli import app
 from toolchain.recipe.reading import load_recipe
-from toolchain.stages import standard_chain
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()

@@ -8,24 +8,19 @@ Importing this module needs neither torch nor numpy: what a stage works with is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from deploy.errors import ConfigError
 from toolchain.distillation.config import Distil
-from toolchain.distillation.teachers.config import Assistant
 from toolchain.recipe.base import Frozen
 from toolchain.recipe.files import content_hash
 from toolchain.recipe.network import NetworkOrigin
 from toolchain.training.config import Training
 
 if TYPE_CHECKING:
-    from toolchain.recipe.schema import Recipe
     from toolchain.runs.artifacts import Artifact, RunContext
-    from toolchain.training.progress import Progress
 
 CUT = "cut.json"
 MASKING = ("prune", "pqk-prune", "ddsl-prune")
@@ -327,85 +322,3 @@ STAGES: tuple[type[StageModel], ...] = (
     Export,
     Report,
 )
-
-
-def standard_chain() -> tuple[StageModel, ...]:
-    """What a recipe without ``stages`` runs."""
-    return (Teacher(), PqkPrune(), PqkDistil(), Slim(), Recover(), Export(), Report())
-
-
-def onnx_chain() -> tuple[StageModel, ...]:
-    """What a recipe without ``stages`` runs when its teacher is an ONNX file."""
-    return (Teacher(), Export(static_int8="minmax"), Report())
-
-
-def check_order(stages: Sequence[StageModel]) -> None:
-    """Refuse, before any hours are spent, a chain in which a stage could only fail.
-
-    Raises:
-        ConfigError: Names the stage and what it lacks.
-    """
-    before, masked, quantized = "", False, False
-    _check_assistants(stages)
-    for stage in stages:
-        name, wrong = stage.stage, None
-        if (name == "teacher") != (before == ""):
-            wrong = "teacher comes first, and only first"
-        elif (name == "report") != (before == "export"):
-            wrong = "report follows export at once, and nothing else does"
-        elif name in ("slim", "pqk-distil") and not masked:
-            wrong = "nothing is masked there"
-        elif name in MASKING and masked:
-            wrong = "the network is masked there already"
-        elif name == "quantize" and quantized:
-            wrong = "the network is quantized there already"
-        if wrong is not None:
-            raise ConfigError(
-                f"stages: {name} after {before or 'nothing'}: {wrong}; accepted is e.g. "
-                f"{', '.join(known.stage for known in standard_chain())}; reorder them"
-            )
-        masked = name in MASKING or (masked and name not in ("slim", "student"))
-        quantized = (quantized and name != "student") or name in ("quantize", "pqk-prune")
-        before = name
-
-
-def _check_assistants(stages: Sequence[StageModel]) -> None:
-    """Refuse a chain in which a teacher's assistant is asked for that no stage before has left."""
-    for place, stage in enumerate(stages):
-        for field in type(stage).model_fields:
-            distil = getattr(stage, field)
-            if not isinstance(distil, Distil):
-                continue
-            for name, teacher in distil.teachers.items():
-                before = [known.stage for known in stages[:place]]
-                if isinstance(teacher, Assistant) and before.count(teacher.stage) < teacher.back:
-                    where = f"stages[{place}] ({stage.stage}).{field}.teachers.{name}"
-                    raise no_such_stage(where, teacher.stage, teacher.back, before)
-
-
-def no_such_stage(where: str, stage: str, back: int, before: Sequence[str]) -> ConfigError:
-    """The error of a teacher's assistant that the chain does not have."""
-    return ConfigError(
-        f"{where}: stage {stage!r}{'' if back == 1 else f' with back: {back}'} is not in the chain; accepted "
-        f"are the stages before this one: {', '.join(before)}; name one of them"
-    )
-
-
-def run_recipe(
-    recipe: Recipe, *, out: Path, allow_missed: bool, progress: Progress | None = None
-) -> int:
-    """Run the recipe's chain into ``out``; returns the exit status: 1 where a goal was missed.
-
-    What the last stage made is laid out in ``out/<name>-<key>``, with the report's files at the top.
-    """
-    check_order(recipe.stages)
-    from toolchain.shipping.reporting import present
-
-    if recipe.threads is not None:
-        import torch
-
-        torch.set_num_threads(recipe.threads)
-    from toolchain.runs.artifacts import run_stages
-
-    last = run_stages(recipe, out, progress=progress)
-    return present(last, recipe, out, allow_missed)

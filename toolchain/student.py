@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from deploy.errors import StructureError, VerificationError
 from deploy.targets import unsigned_steps
 from toolchain import checkpoint
+from toolchain.chain import no_such_stage
 from toolchain.checkpoint import Spec
 from toolchain.data.batches import evaluation_batches
 from toolchain.data.loading import load_data
@@ -24,7 +25,7 @@ from toolchain.distillation.teachers.frozen import FrozenTeacher
 from toolchain.pqk import ChannelPruner, WeightPruner
 from toolchain.quantization.attach import Quantization, attach_quantizers, calibrate
 from toolchain.quantization.attached import attach_views, bare_names
-from toolchain.stages import CUT, no_such_stage
+from toolchain.stages import CUT
 from toolchain.structure.cost import network_macs, network_parameters
 from toolchain.structure.decision import Decision, decide
 from toolchain.structure.importance import (

@@ -15,10 +15,10 @@ from toolchain.data.partition import hold_out
 from toolchain.data.samples import Data, Split
 from toolchain.dean.building import build_sparsifier
 from toolchain.dean.objective import PruningByAdmm
-from toolchain.dean.sparsifier import Sparsifier
 from toolchain.distillation.building import recovery_objective
 from toolchain.distillation.config import Distil
 from toolchain.distillation.controllers.controller import CONTROLLERS
+from toolchain.distillation.controllers.sparsifier import Sparsifier
 from toolchain.distillation.lessons import Draw, School
 from toolchain.distillation.objective import DistillationObjective
 from toolchain.distillation.teachers.build import build_teachers

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from toolchain.ablation.variants import of_file, recipe_of
+from toolchain.chain import check_order
 from toolchain.distillation.controllers.controller import CONTROLLERS
 from toolchain.distillation.losses.entry import LOSSES
-from toolchain.stages import check_order
 
 RECIPES = Path(__file__).parents[2] / "deploy" / "recipes"
 FILES = sorted((RECIPES / "variants").glob("*.yaml"))

@@ -51,7 +51,7 @@ def test_run_passes_everything_on(
         calls.append((recipe, options))
         return 1
 
-    monkeypatch.setattr("toolchain.stages.run_recipe", run_recipe, raising=False)
+    monkeypatch.setattr("toolchain.chain.run_recipe", run_recipe)
     out = tmp_path / "runs"
     result = call("run", recipe, "--set", "seed=3", "--threads", 2, "--out", out, "--allow-missed")
     assert result.exit_code == 1
@@ -87,7 +87,7 @@ def test_an_interrupt_says_how_to_go_on(recipe: Path, monkeypatch: pytest.Monkey
     def run_recipe(*_: Any, **__: Any) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("toolchain.stages.run_recipe", run_recipe, raising=False)
+    monkeypatch.setattr("toolchain.chain.run_recipe", run_recipe)
     result = call("run", recipe)
     assert result.exit_code == 130
     assert result.stderr.strip().endswith("interrupted; run the same command again to resume")
@@ -97,7 +97,7 @@ def test_what_a_user_can_fix_is_one_line(recipe: Path, monkeypatch: pytest.Monke
     def run_recipe(*_: Any, **__: Any) -> int:
         raise StructureError("fc: cannot be cut")
 
-    monkeypatch.setattr("toolchain.stages.run_recipe", run_recipe, raising=False)
+    monkeypatch.setattr("toolchain.chain.run_recipe", run_recipe)
     result = call("run", recipe)
     assert result.exit_code == 1
     assert result.stderr == "compress-deploy: fc: cannot be cut\n"
@@ -108,7 +108,7 @@ def test_a_bug_is_not_dressed_up(recipe: Path, monkeypatch: pytest.MonkeyPatch) 
     def run_recipe(*_: Any, **__: Any) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("toolchain.stages.run_recipe", run_recipe, raising=False)
+    monkeypatch.setattr("toolchain.chain.run_recipe", run_recipe)
     assert isinstance(call("run", recipe).exception, ZeroDivisionError)
 
 

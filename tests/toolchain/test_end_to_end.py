@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from deploy.bundle import Bundle
 from deploy.sessions.ort import OrtCpuSession
+from toolchain.chain import run_recipe
 from toolchain.models import registry
 from toolchain.recipe.schema import Recipe
-from toolchain.stages import run_recipe
 from toolchain.structure.cost import network_macs, network_parameters
 
 ROOT = Path(__file__).parents[2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 
 from deploy.errors import CompressDeployError, ConfigError, DataError
 from toolchain import checkpoint
+from toolchain.chain import check_order, run_recipe
 from toolchain.models.registry import build
 from toolchain.recipe.schema import Recipe
 from toolchain.runs.artifacts import Artifact, RunContext, run_stages
-from toolchain.stages import check_order, run_recipe
 from toolchain.structure.cost import network_macs
 from toolchain.structure.preflight import plan_recipe
 from toolchain.student import Student
@@ -34,14 +34,6 @@ BY_ASSISTANT = {
     "losses": [{"loss": "kl", "teacher": "ta", "temperature": 4.0}],
     "teachers": {"ta": {"kind": "assistant", "stage": "recover"}},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

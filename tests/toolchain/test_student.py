@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from deploy.errors import CompressDeployError, ConfigError, DataError, Structure
 from deploy.sessions.ort import OrtCpuSession
 from exporters.onnx_from_torch import INPUT, OUTPUT, export_onnx
 from toolchain import checkpoint
+from toolchain.chain import check_order, standard_chain
 from toolchain.checkpoint import Spec
 from toolchain.quantization.attached import latent_parameter, weight_view, weighted
 from toolchain.quantization.lowering import lower
 from toolchain.recipe.schema import Recipe
 from toolchain.runs.artifacts import Artifact, run_stages
-from toolchain.stages import check_order, standard_chain
 from toolchain.structure.masks import hidden_share
 from toolchain.training.loop import _Loop
 from toolchain.training.objective import Batch
@@ -32,14 +32,6 @@ RESNET = {
     "builtin": "cifar_resnet",
     "args": {"depth": 8, "in_channels": 1, "width": 4, "classes": 4},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ def run_one(
     import torch
 
     from toolchain.ablation.equal_steps import with_equal_steps
-    from toolchain.stages import check_order
+    from toolchain.chain import check_order
     from toolchain.student import data_of
 
     check_order(recipe.stages)

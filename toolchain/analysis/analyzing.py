@@ -32,7 +32,7 @@ def analyze_recipe(
     Raises:
         ConfigError: No stage distils, or not the one that is asked for.
     """
-    from toolchain.stages import check_order
+    from toolchain.chain import check_order
 
     place = chosen(recipe, stage)
     check_order(recipe.stages)

@@ -37,7 +37,7 @@ def run(
     given = [*(overrides or []), *([f"threads={threads}"] if threads is not None else [])]
     loaded = load_recipe(recipe, given)
 
-    from toolchain.stages import run_recipe
+    from toolchain.chain import run_recipe
 
     progress = Progress(plain=True if plain else None, quiet=quiet)
     raise typer.Exit(run_recipe(loaded, out=out, allow_missed=allow_missed, progress=progress))

@@ -1,4 +1,4 @@
-"""Who sparsifies the student, as the dean sees it; and ADMM under a budget, which does.
+"""ADMM under a budget, as the dean sees it: the sparsifier whose layers have strengths.
 
 The dean gives every layer (a group of channels that are cut together) a strength beta_l. 1 is the recipe's:
 with all strengths at 1 the first Z-step leaves the widths that the recipe's structure decides. A layer
@@ -12,8 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,66 +21,10 @@ from toolchain.dean.admm import Admm, ChannelGroup, soft_threshold
 from toolchain.dean.budget import Budget, Kept
 from toolchain.dean.gradients import moved
 from toolchain.dean.hypergradients import keeping_size, size_hypergradient, sparsity_hypergradient
+from toolchain.distillation.controllers.sparsifier import LayerState
 
 # The multiplier's logarithm moves at each Z-step by this times the excess, a share of the whole network.
 MULTIPLIER_GAIN = 0.5
-
-
-@dataclass(frozen=True)
-class LayerState:
-    """What is known of a layer's channels.
-
-    Attributes:
-        mean: Of |V_g| / sqrt|g| over the channels.
-        low: Their lowest decile.
-        sparsity: Share of the channels whose Z_g is zero.
-    """
-
-    mean: float
-    low: float
-    sparsity: float
-
-
-class Sparsifier(Protocol):
-    """Prunes a student by strengths that somebody else sets."""
-
-    @property
-    def layers(self) -> Sequence[str]:
-        """Names of the layers that have a strength; none once the masks are fixed."""
-        ...
-
-    @property
-    def strengths(self) -> Mapping[str, float]:
-        """beta of each layer."""
-        ...
-
-    def parameters(self, layer: str) -> Sequence[nn.Parameter]:
-        """The weights that make a layer's channels."""
-        ...
-
-    def observe(self) -> Mapping[str, LayerState]:
-        """Each layer as it is now."""
-        ...
-
-    def set_strengths(self, strengths: Mapping[str, float]) -> None:
-        """beta of each layer, from the next Z-step on."""
-        ...
-
-    def pull(self) -> Mapping[nn.Parameter, Tensor]:
-        """The gradient of the penalty that draws the weights to their sparse copy."""
-        ...
-
-    def sparse(self) -> AbstractContextManager[None]:
-        """Inside the block the student has the weights that a Z-step would give now."""
-        ...
-
-    def hypergradients(self, gradients: Mapping[nn.Parameter, Tensor]) -> Mapping[str, float]:
-        """Derivative of the held-out loss by each layer's strength, at an unchanged size.
-
-        Args:
-            gradients: Of the held-out loss, taken inside ``sparse``.
-        """
-        ...
 
 
 class AdmmSparsifier:
@@ -201,7 +144,9 @@ class AdmmSparsifier:
         scores = self._scores()
         _, kept = self._factors(scores)
         met = True
-        if self._step == "multiplier":  # what it cut beyond the goals, or did not yet cut, is settled
+        if (
+            self._step == "multiplier"
+        ):  # what it cut beyond the goals, or did not yet cut, is settled
             met = not self.budget.unmet(self.budget.priced(scores, kept.price).widths)
             kept = self.budget.project(scores)
         self._kept = kept

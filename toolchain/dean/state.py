@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from toolchain.dean.distillability import cosine, own_layers
 from toolchain.dean.gradients import TermGradients, products
-from toolchain.dean.sparsifier import LayerState, Sparsifier
+from toolchain.distillation.controllers.sparsifier import LayerState, Sparsifier
 
 FEATURES = (
     "cosine",

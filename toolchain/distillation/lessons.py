@@ -19,7 +19,7 @@ from toolchain.training.objective import Batch
 from toolchain.training.precision import Precision, choose_precision
 
 if TYPE_CHECKING:
-    from toolchain.dean.sparsifier import Sparsifier
+    from toolchain.distillation.controllers.sparsifier import Sparsifier
 
 TASK = "task"
 

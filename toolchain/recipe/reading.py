@@ -18,10 +18,10 @@ import yaml
 from pydantic import ValidationError
 
 from deploy.errors import ConfigError
+from toolchain.chain import standard_chain
 from toolchain.recipe.errors import Keys, dotted, explain
 from toolchain.recipe.files import absolute, named_files
 from toolchain.recipe.schema import Recipe
-from toolchain.stages import standard_chain
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), *, need_files: bool = True) -> Recipe:

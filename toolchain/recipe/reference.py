@@ -16,6 +16,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from deploy.errors import ConfigError, StorageError
+from toolchain.chain import standard_chain
 from toolchain.distillation.config import Distil, DistilLoss
 from toolchain.distillation.teachers.config import KINDS
 from toolchain.recipe.names import named
@@ -28,7 +29,7 @@ from toolchain.recipe.schema import (
     Recipe,
     StructureConfig,
 )
-from toolchain.stages import STAGES, Quantizing, standard_chain
+from toolchain.stages import STAGES, Quantizing
 from toolchain.training.config import Training
 
 COMMAND = "python -m toolchain.recipe.reference docs/recipes.md"

@@ -19,9 +19,10 @@ from pydantic import (
 )
 
 from deploy.targets import Target
+from toolchain.chain import onnx_chain, standard_chain
 from toolchain.recipe.base import Frozen
 from toolchain.recipe.network import check_constructor
-from toolchain.stages import STAGES, StageModel, onnx_chain, standard_chain
+from toolchain.stages import STAGES, StageModel
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

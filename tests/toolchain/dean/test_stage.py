@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from deploy.errors import ConfigError, DataError, StructureError
+from toolchain.chain import check_order
 from toolchain.recipe.files import content_hash
 from toolchain.recipe.reading import load_recipe
 from toolchain.recipe.schema import Recipe
 from toolchain.runs.artifacts import Artifact, run_stages
-from toolchain.stages import check_order
 
 OPTIONS = {"probe_every": 3, "probe_size": 12, "held_out": 0.2}
 DISTIL = {
@@ -37,14 +36,6 @@ PRUNE = {
     "z_every_steps": 4,
     "distil": DISTIL,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

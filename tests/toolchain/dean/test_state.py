@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from toolchain.dean.gradients import term_gradients, trained
-from toolchain.dean.sparsifier import LayerState
 from toolchain.dean.state import FEATURES, LOG_LIMIT, Look, Memory, look
+from toolchain.distillation.controllers.sparsifier import LayerState
 from toolchain.distillation.lessons import School
 
 

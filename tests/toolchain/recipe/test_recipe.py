@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.errors import ConfigError
+from toolchain.chain import standard_chain
 from toolchain.recipe.reading import dump_recipe, load_recipe, parse_yaml
 from toolchain.recipe.schema import ModelConfig, Recipe, StructureConfig
-from toolchain.stages import STAGES, standard_chain
+from toolchain.stages import STAGES
 
 MINIMAL = "name: tiny\nmodel: {builtin: mlp}\ndata: {kind: digits}\n"
 Write = Callable[[str], Path]

@@ -26,12 +26,12 @@ from deploy.manifest import MANIFEST
 from deploy.sessions.ort import OrtCpuSession
 from deploy.targets import TARGETS
 from toolchain import checkpoint
+from toolchain.chain import run_recipe
 from toolchain.cli import app
 from toolchain.quantization.lowered_layers import IntegerLayer
 from toolchain.quantization.lowering import lower
 from toolchain.recipe.schema import Recipe
 from toolchain.shipping.further_targets import export_again
-from toolchain.stages import run_recipe
 
 
 def recipe(folder: Path, **changes: Any) -> Recipe:

@@ -18,11 +18,11 @@ from deploy.bundle import Bundle
 from deploy.errors import CompressDeployError, ConfigError, DataError
 from deploy.sessions.ort import OrtCpuSession
 from exporters.onnx_from_torch import export_onnx
+from toolchain.chain import run_recipe
 from toolchain.cli import app
 from toolchain.graph import trace
 from toolchain.quantization.lowering import lower
 from toolchain.recipe.schema import Recipe
-from toolchain.stages import run_recipe
 
 CLASSES = 4
 

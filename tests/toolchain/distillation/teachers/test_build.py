@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,6 @@ from toolchain.student import Student
 ARGS = {"input_shape": [1, 8, 8], "hidden": [24], "classes": 4}
 OTHER = {"image_size": 8, "patch": 4, "in_channels": 1, "width": 8, "depth": 1, "token_hidden": 2}
 MAKE: TypeAdapter[TeacherConfig] = TypeAdapter(TeacherConfig)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
