@@ -44,6 +44,7 @@ def check_order(stages: Sequence[StageModel]) -> None:
     """
     before, masked, quantized = "", False, False
     _check_assistants(stages)
+    _check_teaching(stages)
     for stage in stages:
         name, wrong = stage.stage, None
         if (name == "teacher") != (before == ""):
@@ -78,6 +79,23 @@ def _check_assistants(stages: Sequence[StageModel]) -> None:
                 if isinstance(teacher, Assistant) and before.count(teacher.stage) < teacher.back:
                     where = f"stages[{place}] ({stage.stage}).{field}.teachers.{name}"
                     raise no_such_stage(where, teacher.stage, teacher.back, before)
+
+
+def _check_teaching(stages: Sequence[StageModel]) -> None:
+    """Refuse what no loss, teacher or controller is called or takes; spots are known later."""
+    for place, stage in enumerate(stages):
+        for field in type(stage).model_fields:
+            distil = getattr(stage, field)
+            if isinstance(distil, Distil):
+                from toolchain.distillation.building import check_names
+
+                try:
+                    check_names(distil)
+                except ConfigError as error:
+                    where = f"stages[{place}] ({stage.stage})"
+                    if field != "distil":
+                        where += f".{field}"
+                    raise ConfigError(f"{where}: {error}") from None
 
 
 def no_such_stage(where: str, stage: str, back: int, before: Sequence[str]) -> ConfigError:

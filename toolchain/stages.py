@@ -216,7 +216,9 @@ class PqkDistil(StageModel, Training):
     teacher_updates: Literal["unimportant", "all"] = "unimportant"
     quantize_teacher: bool = False
     pretrained: Distil | None = Field(
-        None, description="further terms and teachers; its controller sets the strengths of all"
+        None,
+        description="further terms and teachers; its controller sets the strengths of all, the labels' "
+        "being 1 - strength whatever its task_strength",
     )
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:

@@ -114,9 +114,10 @@ def pruning_by_admm(student: Student, config: DdslPrune) -> Course:
     base = recovery(student, config.distil, config, sparsifier=sparsifier)
 
     def step_size(step: int, total_steps: int) -> float:
-        """What a constant gradient moves in a step, momentum counted in."""
+        """The learning rate; for SGD what a constant gradient moves in a step, momentum counted in."""
+        gain = 1 / (1 - config.momentum) if config.optimizer == "sgd" else 1.0
         warmup = warmup_steps(config, round(total_steps / config.epochs), total_steps)
-        return config.lr * learning_rate(step, total_steps, warmup) / (1 - config.momentum)
+        return config.lr * gain * learning_rate(step, total_steps, warmup)
 
     objective = PruningByAdmm(
         student.network,

@@ -99,6 +99,13 @@ class Ablation:
                     f"{name}: the held-out signal was too noisy in {share.mean:.0%} of the steps, which had "
                     "the recipe's strengths."
                 )
+        for name in (variant.name for variant in self.variants):
+            shares = [c for key, c in self.course(name).items() if key.startswith("distilled.")]
+            if shares and all(min(course) >= 1.0 for course in shares):
+                said.append(
+                    f"{name}: no sample was left out at any spot, so this was fixed strength; with "
+                    "controller_options {homo: false} the policy starts undecided."
+                )
         said += [f"FAILED {one.variant}, seed {one.seed}: {one.reason}" for one in self.failures]
         if self.missing:
             said.append(

@@ -133,7 +133,9 @@ _SHOWN = ("variant", "n", "test top-1, %", "validation top-1, %", "MACs", "steps
 
 def _announcement(ablation: Ablation, jobs: Sequence[Job], out: Path) -> str:
     names = ", ".join(variant.name for variant in ablation.variants)
-    together = f", {ablation.at_once} at a time" if ablation.at_once > 1 else ""
+    together = ""
+    if ablation.at_once > 1:
+        together = f", {ablation.at_once} at a time, each with a log in {out / 'logs'}"
     return (
         f"{counted(jobs, 'run')} of {ablation.recipe} into {out}{together}: {names}; "
         f"{counted(ablation.seeds, 'seed')}"

@@ -60,8 +60,9 @@ def _decided(ablation: Ablation) -> Iterator[tuple[str, ...]]:
     """What controllers set; strengths that never moved say nothing."""
     for variant in ablation.variants:
         for key, course in ablation.course(variant.name).items():
-            if not key.startswith("strength.") or len(set(course)) > 1:
-                yield variant.name, key, *(f"{number:.4g}" for number in course)
+            shown = [f"{number:.4g}" for number in course]
+            if not key.startswith("strength.") or len(set(shown)) > 1:
+                yield variant.name, key, *shown
 
 
 _PAIRED_HEAD = ("comparison", "n", "test top-1, points", "95 % interval", "by seed")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.errors import ConfigError
+from toolchain.chain import check_order
 from toolchain.distillation.config import Distil
 from toolchain.recipe.reading import load_recipe, read_yaml
 
@@ -181,6 +182,8 @@ def recipe_of(path: Path, overrides: Sequence[str], variant: Variant, seed: int)
         ConfigError: The variant does not fit the recipe; names the variant.
     """
     try:
-        return load_recipe(path, [*overrides, *variant.overrides, f"seed={seed}"])
+        recipe = load_recipe(path, [*overrides, *variant.overrides, f"seed={seed}"])
+        check_order(recipe.stages)
+        return recipe
     except ConfigError as error:
         raise ConfigError(f"variant {variant.name}: {error}") from None

@@ -57,6 +57,7 @@ def samples(found: Mapping[str, Sequence[float]]) -> np.ndarray:
 def probe(school: School, step: int, count: int, size: int) -> Probed:
     """Distillability on the first ``count`` probe batches, which are the same at every step."""
     assert school.probe is not None
+    school.prepare()
     parameters = trained(school)
     layers = layers_of(school.network, parameters)
     strengths = np.array([school.base.get(term.name, 0.0) for term in school.terms])

@@ -68,10 +68,13 @@ class Analyze(StageModel):
         from toolchain.analysis.watching import Watched
 
         size = min(self.probe_size, len(course.data.train))
+        probes = min(self.probes, len(course.data.train) // size)
+        if probes < self.probes:  # further ones would show the same images again
+            ctx.say(f"probes: {self.probes} asked; {probes} of {size} images are all there are")
 
         def measure(step: int) -> Probed:
             ctx.say(f"distillability at step {step:,}")
-            return probe(school, step, self.probes, size)
+            return probe(school, step, probes, size)
 
         if self.epochs == 0:
             watched = Watched(course.objective, 1, measure)
@@ -85,7 +88,8 @@ class Analyze(StageModel):
             watched.look(max(1, steps))
             if not student.spec.masked:
                 sparsability[AFTER] = self._sparsability(student)
-        analysis = self._analysis(ctx, school, student, watched.seen, sparsability, size)
+        batches = f"{probes} probe batches of {size} training images, not augmented"
+        analysis = self._analysis(ctx, school, student, watched.seen, sparsability, batches)
         write(analysis, out)
         first, last = (samples(each.layers) for each in (watched.seen[0], watched.seen[-1]))
         return {
@@ -163,7 +167,7 @@ class Analyze(StageModel):
         student: Student,
         seen: list[Probed],
         sparsability: dict[str, list[Damage]],
-        size: int,
+        batches: str,
     ) -> Analysis:
         from toolchain.analysis.record import Analysis
 
@@ -178,7 +182,7 @@ class Analyze(StageModel):
             seen=seen,
             sparsability=sparsability,
             distilled=distilled + (f"; looked at only: {watched}" if watched else ""),
-            probes=f"{self.probes} probe batches of {size} training images, not augmented",
+            probes=batches,
             images=min(self.images, len(student.data.validation)),
             importance=ctx.recipe.structure.importance,
             left_out=masked if student.spec.masked else "",

@@ -72,11 +72,17 @@ def ablate(
     resumes, and with more seeds it adds them. A run that fails is reported, and the others go on; the exit
     status is 1 then. A recipe's goals are not judged here.
     """
+    from deploy.errors import ConfigError
     from toolchain.ablation import variants as making
     from toolchain.recipe.reading import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     names = words(controllers if controllers or variants else CONTROLLERS)
+    if not names and not variants:
+        raise ConfigError(
+            f"--controllers: {controllers!r} names none; accepted e.g. {CONTROLLERS}; name one, or leave "
+            "the option out"
+        )
     every = [
         *(making.of_controllers(loaded, names) if names else []),
         *(making.of_file(variants) if variants else []),

@@ -23,6 +23,9 @@ def plan(
 
     loaded = load_recipe(recipe, overrides or [])
 
+    from toolchain.chain import check_order
     from toolchain.structure.preflight import plan_recipe
+
+    check_order(loaded.stages)
 
     raise typer.Exit(plan_recipe(loaded, as_json=as_json))

@@ -67,13 +67,13 @@ def hold_out(data: Data, share: float, seed: int, *, at_least: int = 1) -> tuple
     whole = len(data.train)
     if not 0 < share < 1:
         raise DataError(
-            f"data: a share of {share:g} of the training part is to be held out; "
+            f"held_out: {share:g} of the training part is to be held out; "
             "accepted: above 0 and below 1; change it"
         )
     train, held = _cut(data.train, "held-out", share, seed)
     if len(held) < at_least:
         raise DataError(
-            f"data: {share:g} of {whole} training samples is {len(held)} held out; accepted: at "
+            f"held_out: {share:g} of {whole} training samples is {len(held)}; accepted: at "
             f"least {at_least}; hold out a larger share, or add samples"
         )
     mark = f"{data.fingerprint}:held out:{share!r}:{seed}"

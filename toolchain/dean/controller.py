@@ -51,7 +51,8 @@ class DeanController(Steady):
 
     Args:
         school: With held-out and probe batches.
-        held_out: Share of the training part that the student is not fitted on.
+        held_out: Share of the training part that the student is not fitted on in this stage; under a
+            dean in earlier stages too, with the same seed, it is the same share.
         probe_every: K; default from the number of terms, so that probes cost about 8% of the training.
         probe_size: Samples of a probe batch, and of a held-out batch.
         lr: Learning rate of the dean's Adam, per probe.
@@ -63,7 +64,8 @@ class DeanController(Steady):
         keep_sum: Divide the distillation strengths so that their sum stays the recipe's: then the dean
             decides who teaches, and not how fast the student learns.
         trust_probes: N of the fallback's test; 0 trusts always.
-        frozen: Replay a dean that was trained before: no held-out samples, no learning.
+        frozen: Replay a dean that was trained before: no look ahead, no learning. The held-out share stays
+            unused, as it was where the dean learned: equal data and steps.
         load: Its file, or where to start learning from.
 
     Raises:
@@ -132,12 +134,18 @@ class DeanController(Steady):
         return self._every
 
     def strengths(self, step: int, total_steps: int, stats: Stats) -> Mapping[str, float]:
-        """Those of the last probe; every K-th step makes a new one first."""
-        if step % self._every == 0:
+        """Those of the last probe; every K-th step makes a new one first, while there is one to set."""
+        if step % self._every == 0 and self._decides:
             self._probe(step / max(1, total_steps - 1))
         else:
             self._trail = self._standing()
         return self._strengths
+
+    @property
+    def _decides(self) -> bool:
+        """Whether there is a strength to set: without terms there is none once the masks are fixed."""
+        sparsifier = self._school.sparsifier
+        return bool(self._school.terms) or (sparsifier is not None and bool(sparsifier.layers))
 
     def trail(self) -> Mapping[str, float]:
         """Sparsity strengths and fallback at every step, and at a probe what it found: distillability of

@@ -109,19 +109,23 @@ def products(left_TP: Tensor, right_TP: Tensor, parameters: Sequence[nn.Paramete
 @contextmanager
 def undisturbed(school: School) -> Iterator[None]:
     """Inside the block passes may be made: buffers and random numbers are put back after it."""
-    extra = [part for term in school.terms for part in term.modules]
-    buffers = {
-        id(buffer): buffer for module in (school.network, *extra) for buffer in module.buffers()
-    }
-    before = [(buffer, buffer.detach().clone()) for buffer in buffers.values()]
+    parts = (school.network, *(part for term in school.terms for part in term.modules))
+    owners = {id(module): module for part in parts for module in part.modules()}.values()
+    # By their owners and names too: a pass may put another tensor in a buffer's place (CRD's banks).
+    before = [
+        (owner, name, buffer, buffer.detach().clone())
+        for owner in owners
+        for name, buffer in owner.named_buffers(recurse=False)
+    ]
     cuda = school.precision.device_type == "cuda"
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
         try:
             yield
         finally:
             with torch.no_grad():
-                for buffer, was in before:
+                for owner, name, buffer, was in before:
                     buffer.copy_(was)
+                    owner._buffers[name] = buffer
 
 
 @contextmanager

@@ -14,6 +14,7 @@ strengths. **Reconstruction**: its architecture and ranges. Axes: R rows (terms,
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ from toolchain.dean.state import FEATURES
 HIDDEN = 64
 # Of the first weights: at 1 the layers look so much alike at first that they get the same strengths.
 GAIN = 2.0
-FILE = "dean.safetensors"
+FILE, METADATA = "dean.safetensors", "dean"
 
 
 class DeanNetwork(nn.Module):
@@ -69,10 +70,11 @@ class DeanNetwork(nn.Module):
 
     def save(self, path: Path, facts: Mapping[str, str]) -> None:
         """Write the weights, with the ranges and further facts beside them."""
-        ranges = {"alpha_max": repr(self.alpha_max), "beta_max": repr(self.beta_max)}
-        metadata = {**facts, **ranges, "features": ",".join(FEATURES)}
+        ranges = {"alpha_max": self.alpha_max, "beta_max": self.beta_max}
+        known = json.dumps({**facts, **ranges, "features": FEATURES}, sort_keys=True)
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        save_file(tensors, path, metadata=metadata)
+        # One entry: of several, safetensors writes the order as it comes, and the file has other bytes.
+        save_file(tensors, path, metadata={METADATA: known})
 
     @classmethod
     def load(cls, path: Path) -> DeanNetwork:
@@ -83,20 +85,21 @@ class DeanNetwork(nn.Module):
         """
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
+                known = json.loads((file.metadata() or {}).get(METADATA, "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ConfigError(
                 f"distil.controller_options.load: {str(path)!r} cannot be read ({error}); accepted is "
                 f"a {FILE} of an earlier run; it lies beside the student of the stage that wrote it"
             ) from error
-        if metadata.get("features") != ",".join(FEATURES):
+        features = known.get("features", ["nothing known"])
+        if features != list(FEATURES):
             raise ConfigError(
                 f"distil.controller_options.load: {str(path)!r} is a dean that looks at "
-                f"{metadata.get('features', 'nothing known')}; accepted is one that looks at "
+                f"{','.join(features)}; accepted is one that looks at "
                 f"{','.join(FEATURES)}; train one with this version"
             )
-        dean = cls(float(metadata["alpha_max"]), float(metadata["beta_max"]), seed=0)
+        dean = cls(known["alpha_max"], known["beta_max"], seed=0)
         dean.load_state_dict(tensors)
         return dean
 

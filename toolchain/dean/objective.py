@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from toolchain.dean.sparsifier import AdmmSparsifier
@@ -119,7 +120,8 @@ class PruningByAdmm:
             total, terms = loss(batch)
             if self._fixed:
                 return total, terms
-            return total, {**terms, "admm": self._sparsifier.admm.penalty().detach()}
+            with torch.no_grad():
+                return total, {**terms, "admm": self._sparsifier.admm.penalty()}
 
         return with_penalty
 

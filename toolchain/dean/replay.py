@@ -79,7 +79,8 @@ class AntiDean(Steady):
         **options: The dean's.
     """
 
-    __signature__ = inspect.signature(DeanController)  # it takes the dean's options, and only those
+    # It takes the dean's options, and only those.
+    __signature__ = inspect.signature(DeanController, eval_str=True)
 
     def __init__(self, school: School, **options: Any) -> None:
         self._base = dict(school.base)

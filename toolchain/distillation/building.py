@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,9 +21,6 @@ from toolchain.distillation.spots import LOGITS, PENULTIMATE, match_spots, shape
 from toolchain.distillation.teachers.config import PRETRAINED
 from toolchain.distillation.teachers.teacher import Teacher
 from toolchain.distillation.terms import Spot, Term, spots_of
-
-# What a loss that is fitted to the teacher before training (FT's paraphraser) gets to see.
-PREPARING_BATCHES, PREPARING_SIZE = 64, 128
 
 
 class _Place(NamedTuple):
@@ -80,6 +76,27 @@ def recovery_objective(
     return DistillationObjective(school, controller, **options)
 
 
+def check_names(config: Distil) -> None:
+    """Refuse what can be known to be wrong before there is a network: names, options and their types.
+
+    Raises:
+        ConfigError: An unknown loss, teacher, controller or option; a value that an option does not take.
+    """
+    CONTROLLERS.look_up(config.controller).check(config.controller_options)
+    own = config.teachers.get(PRETRAINED)
+    if own is not None and own.kind != PRETRAINED:
+        raise ConfigError(
+            f"distil.teachers.{PRETRAINED}: kind {own.kind!r} given; accepted under this name is only the "
+            "recipe's model; give the teacher another name"
+        )
+    for loss in config.losses:
+        _bound(LOSSES.look_up(loss.loss), loss, samples=0)
+        if loss.teacher not in (known := {PRETRAINED: None, **config.teachers}):
+            raise ConfigError(
+                f"distil.losses ({loss.loss}).teacher: {unknown(loss.teacher, known)}"
+            )
+
+
 def build_terms(
     school: School,
     teachers: Mapping[str, Teacher],
@@ -128,7 +145,6 @@ def build_terms(
             )
             for module in term.modules:
                 module.to(images_BCHW.device)
-            _prepare(term, school)
             yield term, loss.strength
 
 
@@ -224,20 +240,13 @@ def _bound(entry: LossEntry, loss: DistilLoss, samples: int) -> Callable[..., An
         options["temperature"] = loss.temperature
     if "samples" in entry.options:
         options.setdefault("samples", samples)
-    return entry.bind(**options)
-
-
-def _prepare(term: Term, school: School) -> None:
-    """Fit what a loss learns of the teacher alone, before the student's first step."""
-    if not hasattr(term.loss, "prepare"):
-        return
-    assert school.probe is not None and isinstance(term.spot, str)
-    numbers = itertools.islice(itertools.count(), PREPARING_BATCHES)
-    spot, draw = term.spot, school.probe
-    term.loss.prepare(
-        term.teacher.observe(draw(number, PREPARING_SIZE).images_BCHW, [spot])[spot]
-        for number in numbers
-    )
+    bound = entry.bind(**options)
+    if options.get("samples", samples) < samples:
+        raise ConfigError(
+            f"distil.losses ({loss.loss}).samples: {options['samples']} given, and the training part has "
+            f"{samples}; accepted are as many or more, one place for each; leave it out"
+        )
+    return bound
 
 
 def _paths(spots: Iterator[Spot]) -> list[str]:

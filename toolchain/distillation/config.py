@@ -33,8 +33,8 @@ class DistilLoss(BaseModel):
     spot: str | tuple[str, str] = "logits"
     student_spot: str | tuple[str, str] | None = None
     teacher: str = PRETRAINED
-    strength: float = Field(default=1.0, ge=0)
-    temperature: float | None = Field(default=None, gt=0)
+    strength: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     options: dict[str, Any] = {}
 
 
@@ -52,7 +52,7 @@ class Distil(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     losses: tuple[DistilLoss, ...] = (DistilLoss(loss="kl", strength=0.9, temperature=4.0),)
-    task_strength: float = Field(default=0.1, ge=0)
+    task_strength: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     teachers: dict[str, TeacherConfig] = {}
     controller: str = "fixed"
     controller_options: dict[str, Any] = {}

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from toolchain.distillation.spots import LOGITS, capture
 from toolchain.distillation.teachers.teacher import Teacher
-from toolchain.distillation.terms import Term, feature_at, spots_of
+from toolchain.distillation.terms import FittedLoss, Term, feature_at, spots_of
+from toolchain.training.evaluation import eval_mode
 from toolchain.training.objective import Batch
 from toolchain.training.precision import Precision, choose_precision
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from toolchain.distillation.controllers.sparsifier import Sparsifier
 
 TASK = "task"
+# What a loss that is fitted to its teacher before training (FT's paraphraser) gets to see.
+PREPARING_BATCHES, PREPARING_SIZE = 64, 128
 
 # Gives the number-th batch of this size, not augmented and on the device; the numbers never end.
 Draw = Callable[[int, int], Batch]
@@ -147,6 +150,20 @@ class School:
             label_smoothing=self.label_smoothing,
             watched=self._watched,
         )
+
+    def prepare(self) -> None:
+        """Fit what a loss learns of its teacher alone, unless a checkpoint has brought it along."""
+        for term in self.terms:
+            loss: Any = term.loss  # mypy takes no function for a module with methods of its own
+            if not isinstance(loss, FittedLoss) or loss.ready:
+                continue
+            assert self.probe is not None and isinstance(term.spot, str)
+            draw, spot, teacher = self.probe, term.spot, term.teacher
+            with eval_mode(self.network):  # a teacher inside it learns nothing here
+                loss.prepare(
+                    teacher.observe(draw(number, PREPARING_SIZE).images_BCHW, [spot])[spot]
+                    for number in range(PREPARING_BATCHES)
+                )
 
     def convene(self, active: Sequence[Term]) -> None:
         """Start a step, in which these terms count; the last step's lesson and graph are let go."""

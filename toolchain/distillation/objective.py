@@ -51,11 +51,16 @@ class DistillationObjective:
     ) -> None:
         names = [TASK, *(term.name for term in school.terms)]
         if len(set(names)) < len(names):
-            raise ConfigError(f"distil.losses: terms {names}; their names must differ; rename one")
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ConfigError(
+                f"distil.losses: terms {names}, of which two are called {twice!r}; accepted is each loss "
+                "once at a spot of a teacher; rename its teacher, take another spot, or leave one out"
+            )
         self.school, self.controller = school, controller
         self._status = status
         self._strengths: Mapping[str, float] = {}
         self._last: dict[str, float | Tensor] = {}
+        self._prepared = False
         # Names may hold dots, module names may not.
         self._modules = nn.ModuleList(part for term in school.terms for part in term.modules)
         teachers = {id(term.teacher): term.teacher for term in school.terms}.values()
@@ -82,6 +87,9 @@ class DistillationObjective:
 
     def begin_step(self, step: int, total_steps: int) -> None:
         """Ask the controller for this step's strengths; teachers that follow the student catch up."""
+        if not self._prepared:  # not before: a resumed run has by now what it had prepared
+            self.school.prepare()
+            self._prepared = True
         for teacher in self._moving:
             teacher.follow(step)
         self._strengths = dict(self.controller.strengths(step, total_steps, self._last))

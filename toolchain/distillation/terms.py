@@ -7,9 +7,9 @@ Axes: B batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,20 @@ from toolchain.training.objective import Batch
 # One path, or the two that a loss between layers compares (FSP).
 Spot = str | tuple[str, str]
 Feature = Tensor | tuple[Tensor, ...]
+
+
+@runtime_checkable
+class FittedLoss(Protocol):
+    """A loss that learns of its teacher alone, before the student's first step."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has, here or in the run whose state was loaded."""
+        ...
+
+    def prepare(self, teacher_features: Iterable[Tensor]) -> None:
+        """Learn from these batches of the teacher's features."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,6 @@ _SECTIONS: Mapping[str, tuple[str, type[BaseModel]]] = {
 
 def reference() -> str:
     """The whole page, in Markdown."""
-    from toolchain.distillation.controllers.controller import CONTROLLERS
-
     kinds = get_args(DataConfig)
     chain = " → ".join(f"`{stage.stage}`" for stage in standard_chain())
     parts = [
@@ -86,7 +84,12 @@ def reference() -> str:
         *(part for stage in STAGES for part in _variant("stages", "stage", stage, *SHARED)),
         *(part for model, title in SHARED.items() for part in _section(title, model)),
         *_section("distil", Distil),
-        f"Controllers: {_names(CONTROLLERS)}.",
+        "## controllers",
+        "What `controller` and `controller_options` can say. A stage under a `dean` leaves "
+        "`dean.safetensors` in its artifact, `runs/artifacts/STAGE-KEY/`: `{load: FILE, frozen: true}` "
+        "replays that dean, state by state. `replay` with `{log: FILE}`, a log of `runs/NAME/logs/`, "
+        "repeats its strengths, step by step.",
+        *_controllers(),
         *_section("distil.losses", DistilLoss),
         "## losses",
         "What must agree between the two networks' features is brought to agree by an adapter. A strength is "
@@ -99,6 +102,35 @@ def reference() -> str:
     return "\n\n".join(parts).replace("``", "`") + "\n"
 
 
+def _controllers() -> Iterator[str]:
+    from toolchain.distillation.controllers.controller import CONTROLLERS
+
+    for name, entry in CONTROLLERS.items():
+        yield f"### controllers: {name}"
+        about = f"{entry.about[0].upper()}{entry.about[1:]}."
+        yield f"{about} Source: {entry.source}." if entry.source else about
+        builds = [entry.build, *getattr(entry.build, "__mro__", ())]
+        told = {k: v for one in reversed(builds) for k, v in _listed(one, "Args").items()}
+        alike = [
+            one for one in CONTROLLERS if one > name and CONTROLLERS[one].options == entry.options
+        ]
+        if entry.options and alike:
+            yield f"Options: those of `{alike[0]}`."
+        elif entry.options:
+            lines = ["| option | default | |", "| --- | --- | --- |"]
+            for option, value in entry.options.items():
+                required = value is inspect.Parameter.empty
+                default = (
+                    "required" if required else "none" if value is None else f"`{_said(value)}`"
+                )
+                lines.append(f"| `{option}` | {default} | {told.get(option, '')} |")
+            yield "\n".join(lines)
+
+
+def _said(value: Any) -> str:
+    return json.dumps(value).strip('"')
+
+
 def _losses() -> str:
     from toolchain.distillation.losses.entry import LOSSES
 
@@ -109,7 +141,7 @@ def _losses() -> str:
     for name, entry in LOSSES.items():
         equation = entry.equation.replace("|", r"\|")
         options = ", ".join(
-            f"`{option}: {json.dumps(value).strip(chr(34))}`"
+            f"`{option}: {_said(value)}`"
             for option, value in entry.options.items()
             if option != "samples"  # known from the data
         )
@@ -162,11 +194,16 @@ def _explained(model: type[BaseModel]) -> dict[str, str]:
     """Field to sentence, from descriptions and from the docstrings' lists of attributes."""
     said: dict[str, str] = {}
     for base in reversed(model.__mro__):
-        listed = (inspect.getdoc(base) or "").partition("\nAttributes:")[2]
-        for name, text in re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", listed, re.MULTILINE):
-            said[name] = " ".join(text.split()).rstrip(".")
+        said |= _listed(base, "Attributes")
     described = {name: field.description for name, field in model.model_fields.items()}
     return said | {name: text for name, text in described.items() if text}
+
+
+def _listed(described: object, section: str) -> dict[str, str]:
+    """Name to sentence, from a section of a docstring."""
+    listed = (inspect.getdoc(described) or "").partition(f"\n{section}:")[2].partition("\n\n")[0]
+    found = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", listed, re.MULTILINE)
+    return {name: " ".join(text.split()).rstrip(".") for name, text in found}
 
 
 def _table(properties: Mapping[str, Any], explained: Mapping[str, str]) -> str:

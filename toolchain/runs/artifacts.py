@@ -230,7 +230,9 @@ def _make_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         reason = None if os.access(folder, os.W_OK | os.X_OK) else "no permission"
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+    except OSError as error:  # also a file system that is mounted read-only
+        if is_disk_full(error):
+            raise
         reason = error.strerror
     if reason is not None:
         raise StorageError(f"{folder}: cannot be written ({reason}); give another --out")

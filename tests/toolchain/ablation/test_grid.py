@@ -136,6 +136,11 @@ def test_an_interrupt_leaves_what_is_finished(
     ("arguments", "says"),
     [
         (["--controllers", "deen"], "--controllers: unknown 'deen'"),
+        (["--controllers", ","], "--controllers: ',' names none"),
+        (
+            ["--controllers", "replay,fixed"],
+            "variant replay: stages[3] (recover): distil.controller_options",
+        ),
         (["--controllers", "fixed", "--baseline", "none"], "--baseline: unknown 'none'"),
         (["--controllers", "fixed", "--only", "none"], "--only: unknown 'none'"),
         (["--variants", "nowhere.yaml"], "nowhere.yaml: no such file"),

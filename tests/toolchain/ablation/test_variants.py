@@ -103,6 +103,11 @@ def test_a_file_that_says_something_else_is_refused(tmp_path: Path, text: str, s
 def test_what_does_not_fit_the_recipe_names_the_variant(path: Path) -> None:
     with pytest.raises(ConfigError, match="variant odd: --set stages.recover.lr=fast"):
         variants.recipe_of(path, [], Variant("odd", ("stages.recover.lr=fast",)), 0)
+    mistaken = Variant("odd", ("stages.recover.distil.losses=[{loss: klx}]",))
+    with pytest.raises(
+        ConfigError, match=r"variant odd: stages\[4\] \(recover\): distil.losses: unknown"
+    ):
+        variants.recipe_of(path, [], mistaken, 0)
 
 
 def test_only_chooses_and_names_are_taken_once() -> None:

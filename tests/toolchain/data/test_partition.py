@@ -148,13 +148,13 @@ def test_it_is_not_the_validation_part_of_the_same_seed() -> None:
 @pytest.mark.parametrize(
     ("share", "at_least", "said"),
     [
-        (0.0, 1, "a share of 0 of the training part is to be held out; accepted: above 0"),
-        (1.0, 1, "a share of 1 of the training part is to be held out; accepted: above 0"),
-        (float("nan"), 1, "a share of nan of the training part"),
+        (0.0, 1, "held_out: 0 of the training part is to be held out; accepted: above 0"),
+        (1.0, 1, "held_out: 1 of the training part is to be held out; accepted: above 0"),
+        (float("nan"), 1, "held_out: nan of the training part"),
         (
             0.1,
             5,
-            "0.1 of 40 training samples is 4 held out; accepted: at least 5; hold out a larger",
+            "held_out: 0.1 of 40 training samples is 4; accepted: at least 5; hold out a larger",
         ),
     ],
 )

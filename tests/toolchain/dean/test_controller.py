@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,26 @@ def test_a_signal_of_noise_falls_back_to_the_recipe_and_says_so_once(make_school
     assert start >= 12
     assert training.seen[start]["good"] == 0.5 and training.seen[start]["bad"] == 0.5
     assert len(lines) == 1 and "recipe's until they do" in lines[0] and "\n" not in lines[0]
+
+
+class Done:
+    """A sparsifier whose masks are fixed."""
+
+    layers: tuple[str, ...] = ()
+    strengths: dict[str, float] = {}
+
+
+def test_a_dean_with_nothing_to_set_any_more_does_not_probe(make_school: Make, data: Any) -> None:
+    """Its halves would agree on nothing for want of strengths, which is no noise."""
+    lines: list[str] = []
+    school = make_school(say=lines.append).with_terms((), {TASK: 1.0})
+    school = replace(school, sparsifier=Done())  # type: ignore[arg-type]
+    dean = DeanController(school, **{**OPTIONS, "probe_every": 1}, trust_probes=2)
+    data.asked["held out"].clear()
+    training = Training(school, dean, 20)
+    training.run(0, 20)
+    assert not lines and data.asked["held out"] == []
+    assert not any(seen["dean.fallback"] for seen in training.seen)
 
 
 def test_trust_can_be_switched_off(make_school: Make) -> None:

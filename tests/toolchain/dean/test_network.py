@@ -62,3 +62,12 @@ def test_files_that_are_no_dean_are_refused_in_a_line(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=message) as caught:
             DeanNetwork.load(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+def test_its_file_has_the_same_bytes_whenever_it_is_written(tmp_path: Path) -> None:
+    """A file that ``load`` names is part of the key of what is trained with it."""
+    facts = {"terms": "kl,at@layer1", "probes": "7"}
+    files = [tmp_path / f"{number}.safetensors" for number in range(8)]
+    for file in files:
+        DeanNetwork(3.0, 1.5, 4).save(file, facts)
+    assert len({file.read_bytes() for file in files}) == 1

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deploy.errors import ConfigError
-from toolchain.distillation.building import recovery_objective
+from toolchain.distillation.building import check_names, recovery_objective
 from toolchain.distillation.config import Distil, DistilLoss
 from toolchain.distillation.controllers.controller import Guidance, Steady
 from toolchain.distillation.controllers.fixed import FixedStrength
@@ -274,12 +275,59 @@ def test_a_loss_that_looks_at_labels_gets_them(monkeypatch: pytest.MonkeyPatch) 
         ({"losses": [{"loss": "at", "temperature": 2.0}]}, "unknown 'temperature'"),
         ({"controller": "deen"}, "choose from"),
         ({"controller": "ramp", "controller_options": {"begin": 1}}, "begin"),
+        (
+            {"controller": "fixed", "controller_options": {"begin": 1}},
+            "no options here, leave it out",
+        ),
+        (
+            {"controller": "ramp", "controller_options": {"start": "x"}},
+            r"\.start: 'x' given; accepted",
+        ),
+        (
+            {"controller": "dean", "controller_options": {"held_out": "many"}},
+            "held_out: 'many' given",
+        ),
+        (
+            {"controller": "anti", "controller_options": {"probe_size": 2.5}},
+            "probe_size: 2.5 given",
+        ),
+        ({"controller": "replay"}, r"\(replay\): log is required"),
     ],
 )
 def test_mistakes_in_a_recipe_are_one_line(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         objective_of(network(4), teacher(), Distil(**config), torch.randn(1, 3, 6, 6))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"losses": [{"loss": "klx"}]}, "did you mean 'kl'"),
+        ({"losses": [{"loss": "kl", "options": {"alpha": 1}}]}, "unknown 'alpha'"),
+        ({"losses": [{"loss": "kl", "teacher": "smal"}], "teachers": {"small": {"kind": "ema"}}},
+         "did you mean 'small'"),
+        ({"controller": "deen"}, "did you mean 'dean'"),
+        ({"controller": "dean", "controller_options": {"held_out": "many"}}, "'many' given"),
+        ({"teachers": {"pretrained": {"kind": "ema"}}}, "give the teacher another name"),
+    ],
+)  # fmt: skip
+def test_names_are_checked_before_anything_is_built(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_names(Distil(**config))
+
+
+def test_names_that_exist_pass() -> None:
+    check_names(Distil())
+    check_names(Distil(teachers={"pretrained": {"kind": "pretrained"}}, controller="dean"))  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1.0])
+def test_strengths_are_finite(value: float) -> None:
+    with pytest.raises(ValidationError):
+        DistilLoss(loss="kl", strength=value)
+    with pytest.raises(ValidationError):
+        Distil(task_strength=value)
 
 
 def test_class_counts_that_differ_are_refused() -> None:

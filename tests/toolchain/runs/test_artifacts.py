@@ -205,6 +205,17 @@ def test_an_output_that_is_a_file(tmp_path: Path) -> None:
     assert "--out" in str(caught.value)
 
 
+def test_an_output_on_a_read_only_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(StorageError, match=r"cannot be written \(Read-only file system\)"):
+        run_stages(recipe_of(Write()), tmp_path / "runs")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_metric_that_is_no_number_is_a_bug(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float

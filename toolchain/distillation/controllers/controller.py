@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor, nn
 
 from deploy.errors import ConfigError
-from toolchain.distillation.registry import Registry, unknown
+from toolchain.distillation.options import check_options
+from toolchain.distillation.registry import Registry
 from toolchain.training.objective import Update
 
 if TYPE_CHECKING:
@@ -139,16 +140,17 @@ class ControllerEntry:
         return self.build(school, **options)
 
     def check(self, options: Mapping[str, Any]) -> None:
-        """Refuse, before anything is built, options that do not exist.
+        """Refuse, before anything is built, options that it does not take, or lacks.
 
         Raises:
-            ConfigError: Names the nearest option.
+            ConfigError: Names the option, and what is accepted.
         """
-        for option in options:
-            if option not in self.options:
-                raise ConfigError(
-                    f"distil.controller_options ({self.name}): {unknown(option, self.options)}"
-                )
+        where = f"distil.controller_options ({self.name})"
+        parameters = inspect.signature(self.build, eval_str=True).parameters
+        check_options(where, options, {name: parameters[name].annotation for name in self.options})
+        for name, default in self.options.items():
+            if default is inspect.Parameter.empty and name not in options:
+                raise ConfigError(f"{where}: {name} is required, and not given; set it")
 
 
 # The modules that register controllers; they are imported when a name is first asked for.

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field
 from torch import Tensor, nn
 
-from deploy.errors import ConfigError
-from toolchain.distillation.registry import Registry, unknown
+from toolchain.distillation.options import check_options
+from toolchain.distillation.registry import Registry
 
 Loss = TypeVar("Loss", bound=Callable[..., Any])
 Match = Literal["classes", "shape", "positions", "batch", "exit", "pair", "own"]
@@ -81,30 +81,14 @@ class LossEntry:
         Raises:
             ConfigError: The loss has no such option, or the option does not take such a value.
         """
-        for option in options:
-            if option not in self.options:
-                raise ConfigError(f"distil.losses ({self.name}): {unknown(option, self.options)}")
         made = self.function or self.build
         assert made is not None
         types = get_type_hints(
             self.function if self.build is None else self.build.__init__, include_extras=True
         )
-        for option, value in options.items():
-            try:
-                _adapter(types[option]).validate_python(value, strict=True)
-            except ValidationError as error:
-                accepted = [e["msg"] for e in error.errors() if e["type"] != "is_instance_of"]
-                raise ConfigError(
-                    f"distil.losses ({self.name}).{option}: {value!r} given; "
-                    f"{'; '.join(accepted).replace('Input should be', 'accepted is')}; change it"
-                ) from None
+        known = {option: types[option] for option in self.options}
+        check_options(f"distil.losses ({self.name})", options, known)
         return partial(made, **options)
-
-
-def _adapter(accepted: Any) -> TypeAdapter[Any]:
-    if isinstance(accepted, type):
-        return TypeAdapter(accepted)
-    return TypeAdapter(accepted, config=ConfigDict(arbitrary_types_allowed=True))
 
 
 # The modules that register losses; they are imported when a name is first asked for.

@@ -81,6 +81,11 @@ class FactorTransfer(nn.Module):
         self._ready = False
         self.register_load_state_dict_post_hook(_read_prepared)
 
+    @property
+    def ready(self) -> bool:
+        """Whether ``prepare`` was called, here or in the run whose state was loaded."""
+        return self._ready
+
     def prepare(self, teacher_features: Iterable[Tensor]) -> None:
         """Fit the paraphraser to these batches of the teacher's features: SGD on mean squared error.
 
@@ -90,7 +95,8 @@ class FactorTransfer(nn.Module):
         factors, t = self._widths
         kept = [features.detach() for features in teacher_features]
         weight = next(self.paraphraser.parameters())
-        with torch.random.fork_rng(devices=[]):
+        cuda = [torch.cuda.current_device()] if weight.is_cuda else []
+        with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(0)
             decoder = nn.Sequential(
                 _layer(factors, factors, back=True),

@@ -27,8 +27,8 @@ def batch(number: int, size: int) -> Batch:
 
 
 def one_term(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[School, Term]:
-    monkeypatch.setattr("toolchain.distillation.building.PREPARING_BATCHES", 2)
-    monkeypatch.setattr("toolchain.distillation.building.PREPARING_SIZE", 8)
+    monkeypatch.setattr("toolchain.distillation.lessons.PREPARING_BATCHES", 2)
+    monkeypatch.setattr("toolchain.distillation.lessons.PREPARING_SIZE", 8)
     torch.manual_seed(0)
     widths = (4, 4 if name == "fsp" else 6)  # FSP has no adapter
     networks = [trace(cifar_resnet(depth=8, classes=3, width=width)) for width in widths]
@@ -38,7 +38,9 @@ def one_term(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[School, Term]:
     spot = ("layer1", "layer1") if entry.match == "pair" else "layer2"
     loss = DistilLoss(loss=name, spot="logits" if name in ON_LOGITS else spot)
     ((term, _),) = build_terms(school, {"pretrained": teacher}, [loss], batch(0, 2).images_BCHW, 6)
-    return school.with_terms([term], {"task": 1.0, term.name: 1.0}), term
+    school = school.with_terms([term], {"task": 1.0, term.name: 1.0})
+    school.prepare()
+    return school, term
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
