@@ -31,6 +31,7 @@ PRETRAINED, BEFORE, AFTER = "of the pretrained network", "before training", "aft
 SPARSITIES = (0.25, 0.5, 0.75)
 TIMES = 4  # measurements during training, where nobody says how often
 BATCH = 250
+LEAST_PROBES, SMALLEST_PROBE = 8, 8
 
 
 class Analyze(StageModel):
@@ -67,8 +68,9 @@ class Analyze(StageModel):
         from toolchain.analysis.probing import probe, samples
         from toolchain.analysis.watching import Watched
 
-        size = min(self.probe_size, len(course.data.train))
-        probes = min(self.probes, len(course.data.train) // size)
+        # Of few images smaller batches: an interval needs several, and none that repeats another.
+        size = min(self.probe_size, max(SMALLEST_PROBE, len(course.data.train) // LEAST_PROBES))
+        probes = min(self.probes, max(1, len(course.data.train) // size))
         if probes < self.probes:  # further ones would show the same images again
             ctx.say(f"probes: {self.probes} asked; {probes} of {size} images are all there are")
 
