@@ -64,7 +64,7 @@ class Layer:
 def read_layers(
     teacher: Path, student: Path, spec: Mapping[str, Any], kernels: Mapping[str, Any]
 ) -> list[Layer]:
-    """The teacher's layers in its order.
+    """The teacher's layers in its order; none where the student is of another family.
 
     ``spec`` is the bundle's ``student/spec.json``, ``kernels`` the manifest's record of them; either
     may be empty.
@@ -74,6 +74,9 @@ def read_layers(
         MissingDependency: The package onnx is not installed.
     """
     kept = {one.layer: one for one in read_products(student)}
+    known = read_products(teacher)
+    if 2 * len({one.layer for one in known} & set(kept)) < len(kept):
+        return []
     grid = spec.get("quantization") or {}
     by_node = {
         str(entry.get("name")): entry
@@ -83,7 +86,7 @@ def read_layers(
     }
     edges = [*list(kept)[:1], *list(kept)[-1:]]
     layers = []
-    for one in read_products(teacher):
+    for one in known:
         left = kept.get(one.layer)
         entry = by_node.get(left.node, {}) if left else {}
         bits = left.bits if left else None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 from benchmarks.page.layer_table import layer_table, time_table
@@ -28,6 +29,20 @@ def test_structure_and_sparsity(layers: list[Layer]) -> None:
     assert [layer.student.outputs if layer.student else None for layer in layers] == [8, None, 10]
     # 16x3 weights became 8x3, all of 16x16 went, 10x16 became 10x8.
     assert [layer.sparsity for layer in layers] == [0.5, 1.0, 0.5]
+
+
+def test_a_student_of_another_family_has_no_layers_of_the_teacher(
+    write_run: Write, tmp_path: Path
+) -> None:
+    bundle = write_run("net") / "bundle"
+    other = onnx.load(bundle / "ort-cpu.onnx")
+    for named in (*other.graph.initializer, *other.graph.node):
+        named.name = f"blocks.{named.name}"
+    for node in other.graph.node:
+        stored = {one.name for one in other.graph.initializer}
+        node.input[:] = [f"blocks.{x}" if f"blocks.{x}" in stored else x for x in node.input]
+    onnx.save(other, tmp_path / "other.onnx")
+    assert read_layers(bundle / "teacher.onnx", tmp_path / "other.onnx", {}, {}) == []
 
 
 def test_bits_and_kernels(layers: list[Layer]) -> None:
