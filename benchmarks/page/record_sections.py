@@ -68,8 +68,11 @@ def record_article(record: Record, anchor: str, name: str) -> Article:
     )
 
 
-def record_sections(record: Record) -> list[Section]:
-    """Distribution, table and conditions; an invalid record only says under which conditions."""
+def record_sections(record: Record, *, dated: bool = False) -> list[Section]:
+    """Distribution, table and conditions; an invalid record only says under which conditions.
+
+    ``dated`` puts the moment into the title, which tells two records of the same conditions apart.
+    """
     blocks: list[Block] = []
     if record.status != "complete":
         blocks.append(Flags(status_flags(record)))
@@ -82,7 +85,8 @@ def record_sections(record: Record) -> list[Section]:
         blocks += [loads] if loads else []
         blocks += [Lines(lines)] if lines else []
     blocks.append(Facts(_conditions(record)))
-    return [Section(f"Measured: {record.condition}", blocks)]
+    when = f", {str(record.data['created'])[:19].replace('T', ' ')}" if dated else ""
+    return [Section(f"Measured: {record.condition}{when}", blocks)]
 
 
 def record_flags(record: Record) -> list[Flag]:

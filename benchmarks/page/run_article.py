@@ -74,8 +74,9 @@ def run_article(run: Run, anchor: str, name: str, trade_off: Sequence[Section] =
     if len(run.records) > 1:
         table = records_table([(anchor, record) for record in run.records])
         sections.append(Section("Measurements", [table]))
+    conditions = [record.condition for record in run.records]
     for record in run.records:
-        sections += record_sections(record)
+        sections += record_sections(record, dated=conditions.count(record.condition) > 1)
     sections += _layers(run, usable)
     sections += training_section(run)
     sections += chain_section(report)

@@ -338,3 +338,15 @@ def test_the_example_page_is_offline_and_knows_no_machine(parse: Parse) -> None:
     assert not re.search(r"https?://", html)
     assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users|mnt)/", html)
     assert len(html.encode()) < 1_000_000
+
+
+def test_two_records_of_the_same_conditions_are_told_apart_by_their_moment(
+    page: Callable[..., Any], write_run: Write, write_record: Write
+) -> None:
+    run = write_run("net")
+    moments = ["2026-01-02T03:04:05+00:00", "2026-01-02T04:05:06+00:00"]
+    records = [write_record(run, f"{n}.json", created=m) for n, m in enumerate(moments)]
+    read = page(run, *records)
+    measured = [title for title in read.inside("section-title") if title.startswith("Measured:")]
+    assert len(set(measured)) == 2
+    assert [title[-19:] for title in measured] == ["2026-01-02 03:04:05", "2026-01-02 04:05:06"]
