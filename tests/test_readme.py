@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from deploy.errors import CompressDeployError
 from toolchain.chain import standard_chain
+from toolchain.ablation.variants import of_file
 from toolchain.cli import app
 from toolchain.recipe.reading import load_recipe
 
@@ -70,7 +71,9 @@ def test_the_command_line_takes_it(words: list[str]) -> None:
         command = command.commands[name]
     command.make_context("compress-deploy", path)
     for word in words:
-        if word.startswith("deploy/"):
+        if word.startswith("deploy/recipes/variants/"):
+            assert of_file(ROOT / word)
+        elif word.startswith("deploy/"):
             load_recipe(ROOT / word, need_files=False)
 
 
