@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from deploy.errors import CompressDeployError
-from toolchain.chain import standard_chain
 from toolchain.ablation.variants import of_file
+from toolchain.chain import standard_chain
 from toolchain.cli import app
 from toolchain.recipe.reading import load_recipe
 
