@@ -215,7 +215,7 @@ def _school(student: Student, distil: Distil | None, config: Training) -> tuple[
         entry = CONTROLLERS.look_up(distil.controller)
         entry.check(distil.controller_options)
         if entry.held_out:
-            share = float(distil.controller_options.get("held_out", entry.options["held_out"]))
+            share = entry.held_out_share(distil.controller_options)
             data, part = hold_out(data, share, student.ctx.seed)
             held_out = _draw(student, part, "held out", trained=False)
     school = School(

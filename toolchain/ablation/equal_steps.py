@@ -27,8 +27,7 @@ def with_equal_steps(recipe: Recipe, data: Data) -> Recipe:
         batch_size = getattr(stage, "batch_size", None)
         if not entry.held_out or batch_size is None:
             continue
-        options = place.distil.controller_options
-        share = float(options.get("held_out", entry.options["held_out"]))
+        share = entry.held_out_share(place.distil.controller_options)
         left, _ = hold_out(data, share, recipe.seed)
         steps = _steps(len(data.train), batch_size), _steps(len(left.train), batch_size)
         longer = {

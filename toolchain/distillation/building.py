@@ -80,7 +80,8 @@ def check_names(config: Distil) -> None:
     """Refuse what can be known to be wrong before there is a network: names, options and their types.
 
     Raises:
-        ConfigError: An unknown loss, teacher, controller or option; a value that an option does not take.
+        ConfigError: An unknown loss, teacher, controller or option; a value that an option does not take; one
+            spot where a loss compares two, or two for one.
     """
     CONTROLLERS.look_up(config.controller).check(config.controller_options)
     own = config.teachers.get(PRETRAINED)
@@ -90,7 +91,9 @@ def check_names(config: Distil) -> None:
             "recipe's model; give the teacher another name"
         )
     for loss in config.losses:
-        _bound(LOSSES.look_up(loss.loss), loss, samples=0)
+        entry = LOSSES.look_up(loss.loss)
+        _bound(entry, loss, samples=0)
+        _spots(loss, entry)
         if loss.teacher not in (known := {PRETRAINED: None, **config.teachers}):
             raise ConfigError(
                 f"distil.losses ({loss.loss}).teacher: {unknown(loss.teacher, known)}"
@@ -148,23 +151,34 @@ def build_terms(
             yield term, loss.strength
 
 
-def _places(
-    network: nn.Module, teacher: Teacher, loss: DistilLoss, entry: LossEntry
-) -> list[_Place]:
-    """Where a loss attaches: patterns are matched in both networks, in order of execution."""
-    theirs, ours = loss.spot, loss.spot if loss.student_spot is None else loss.student_spot
-    if entry.match == "pair":
-        if isinstance(theirs, str) or isinstance(ours, str):
-            raise ConfigError(
-                f"distil.losses ({loss.loss}).spot: {loss.spot!r} given; accepted are two paths, because "
-                "this loss compares layers with each other; e.g. [layer1, layer2]"
-            )
-        return [_Place(theirs, ours, f"@{theirs[0]}>{theirs[1]}")]
-    if not isinstance(theirs, str) or not isinstance(ours, str):
+def _spots(loss: DistilLoss, entry: LossEntry) -> tuple[Spot, Spot]:
+    """Where a loss looks at the teacher and at the student: one place each, or a pair each.
+
+    Raises:
+        ConfigError: One where the loss compares two, or the reverse.
+    """
+    spots = loss.spot, loss.spot if loss.student_spot is None else loss.student_spot
+    pairs = [not isinstance(spot, str) for spot in spots]
+    if entry.match == "pair" and not all(pairs):
+        raise ConfigError(
+            f"distil.losses ({loss.loss}).spot: {loss.spot!r} given; accepted are two paths, because "
+            "this loss compares layers with each other; e.g. [layer1, layer2]"
+        )
+    if entry.match != "pair" and any(pairs):
         raise ConfigError(
             f"distil.losses ({loss.loss}).spot: {loss.spot!r} given; accepted is one path or pattern; "
             "list the loss twice for two spots"
         )
+    return spots
+
+
+def _places(
+    network: nn.Module, teacher: Teacher, loss: DistilLoss, entry: LossEntry
+) -> list[_Place]:
+    """Where a loss attaches: patterns are matched in both networks, in order of execution."""
+    theirs, ours = _spots(loss, entry)
+    if not isinstance(theirs, str) or not isinstance(ours, str):
+        return [_Place(theirs, ours, f"@{theirs[0]}>{theirs[1]}")]
     if entry.match == "exit":  # a branch ends in logits, whatever it starts from
         return [
             _Place(LOGITS, one, "" if one == LOGITS else f"@{one}")

@@ -310,6 +310,8 @@ def test_mistakes_in_a_recipe_are_one_line(config: dict[str, Any], message: str)
         ({"controller": "deen"}, "did you mean 'dean'"),
         ({"controller": "dean", "controller_options": {"held_out": "many"}}, "'many' given"),
         ({"teachers": {"pretrained": {"kind": "ema"}}}, "give the teacher another name"),
+        ({"losses": [{"loss": "kl", "spot": ["a", "b"]}]}, "accepted is one path"),
+        ({"losses": [{"loss": "fsp", "spot": ["a", "b"], "student_spot": "a"}]}, "two paths"),
     ],
 )  # fmt: skip
 def test_names_are_checked_before_anything_is_built(config: dict[str, Any], message: str) -> None:

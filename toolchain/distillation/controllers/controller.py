@@ -130,6 +130,12 @@ class ControllerEntry:
         parameters = inspect.signature(self.build).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
+    def held_out_share(self, options: Mapping[str, Any]) -> float:
+        """The share of the training part that it keeps for itself, 0 where it keeps none."""
+        if not self.held_out:
+            return 0.0
+        return float(options.get("held_out", self.options["held_out"]))
+
     def make(self, school: School, options: Mapping[str, Any]) -> Controller:
         """The controller with its options set.
 
