@@ -217,21 +217,21 @@ def _school(student: Student, distil: Distil | None, config: Training) -> tuple[
         if entry.held_out:
             share = entry.held_out_share(distil.controller_options)
             data, part = hold_out(data, share, student.ctx.seed)
-            held_out = _draw(student, part, "held out", trained=False)
+            held_out = draw(student, part, "held out", trained=False)
     school = School(
         student.network,
         student.precision,
         label_smoothing=config.label_smoothing,
         held_out=held_out,
-        probe=_draw(student, data.train, "probe"),
+        probe=draw(student, data.train, "probe"),
         seed=student.ctx.seed,
         say=student.ctx.say,
     )
     return school, data
 
 
-def _draw(student: Student, split: Split, purpose: str, *, trained: bool = True) -> Draw:
-    """Batches of a part on the student's device; positions are those in the part that is trained on."""
+def draw(student: Student, split: Split, purpose: str, *, trained: bool = True) -> Draw:
+    """Batches of a part on the student's device; with their positions if that part is ``trained`` on."""
     device = student.precision.device
     drawing = Drawing(split, student.data.preprocess, student.ctx.seed, purpose, device)
 

@@ -1,7 +1,7 @@
 """The papers' claims held against what was measured; printed as seen, whatever that is.
 
-Distillability grows with depth and falls with training (Liu et al. 2022, IEEE TPAMI 45(3)). Axes: L layers,
-K probe batches.
+Distillability grows with depth and falls with training, and a dean delays the fall (Liu et al. 2022, IEEE
+TPAMI 45(3)). Axes: L layers, K probe batches.
 """
 
 from __future__ import annotations
@@ -73,6 +73,53 @@ def with_training(seen: Sequence[Probed]) -> Change | None:
     )
 
 
+@dataclass(frozen=True)
+class Delay:
+    """How much more distillability a controller leaves than fixed strengths, the mean over the layers.
+
+    Attributes:
+        fell: By how much it fell at fixed strength, from the first time to the last.
+        more: At the last time under the controller, less at fixed strength.
+        interval: 95 % of ``more``, over the probe batches that both were measured on; None for one.
+        higher: Layers whose mean is higher under the controller.
+        n: Layers.
+    """
+
+    fell: float
+    more: float
+    interval: tuple[float, float] | None
+    higher: int
+    n: int
+
+    @property
+    def finding(self) -> str:
+        """``delays the fall``, ``hastens it``, that neither can be shown, or that nothing fell."""
+        if self.fell <= 0:
+            return "at fixed strength it did not fall"
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return "that it delays the fall cannot be shown"
+        return "delays the fall" if self.more > 0 else "hastens the fall"
+
+
+def delay(fixed: Sequence[Probed], other: Sequence[Probed]) -> Delay | None:
+    """The same start and the same probe batches, at the last step; None where that step differs."""
+    if len(fixed) < 2 or not other or fixed[-1].step != other[-1].step:
+        return None
+    parts = fixed[0].layers, fixed[-1].layers, other[-1].layers
+    every = [name for name in parts[0] if name in parts[1] and name in parts[2]]
+    if not every:
+        return None
+    start_LK, fixed_LK, other_LK = (samples({name: part[name] for name in every}) for part in parts)
+    more_LK = other_LK - fixed_LK
+    return Delay(
+        float((start_LK - fixed_LK).mean()),
+        float(more_LK.mean()),
+        mean_interval(more_LK.mean(0).tolist()),
+        int((more_LK.mean(1) > 0).sum()),
+        len(every),
+    )
+
+
 def sparsability_with_depth(found: Sequence[Damage]) -> Correlation | None:
     """Damage at the highest sparsity against depth; None for fewer than three groups."""
     if not found:
@@ -84,7 +131,11 @@ def sparsability_with_depth(found: Sequence[Damage]) -> Correlation | None:
     return correlate(np.arange(len(losses_L), dtype=np.float64), np.array(losses_L)[:, None])
 
 
-def sentences(seen: Sequence[Probed], sparsability: Mapping[str, Sequence[Damage]]) -> list[str]:
+def sentences(
+    seen: Sequence[Probed],
+    sparsability: Mapping[str, Sequence[Damage]],
+    others: Mapping[str, Sequence[Probed]] | None = None,
+) -> list[str]:
     """What was seen, one sentence a claim and time."""
     said = []
     for probed in _ends(seen):
@@ -97,16 +148,20 @@ def sentences(seen: Sequence[Probed], sparsability: Mapping[str, Sequence[Damage
                 )
     change = with_training(seen)
     if change is not None:
-        interval = ""
-        if change.interval is not None:
-            interval = (
-                f", 95 % [{change.interval[0]:+.3f}, {change.interval[1]:+.3f}] over the probes"
-            )
         said.append(
             f"Distillability with training, mean over {change.n} layers: {change.first:+.3f} before, "
-            f"{change.last:+.3f} after{interval}; lower in {change.fell} of {change.n} layers: "
-            f"{change.finding}."
+            f"{change.last:+.3f} after{_spread(change.interval)}; lower in {change.fell} of {change.n} "
+            f"layers: {change.finding}."
         )
+    for name, other in (others or {}).items():
+        found = delay(seen, other)
+        if found is not None:
+            said.append(
+                f"Under {name}, mean over {found.n} layers at step {seen[-1].step:,}: {found.more:+.3f} of "
+                f"fixed strength's{_spread(found.interval)}, where that fell by {found.fell:.3f}; higher in "
+                f"{found.higher} of {found.n} layers: {found.finding}. One training each: the interval "
+                "does not cover another seed."
+            )
     for when, damages in sparsability.items():
         cost = sparsability_with_depth(damages)
         if cost is not None:
@@ -116,6 +171,12 @@ def sentences(seen: Sequence[Probed], sparsability: Mapping[str, Sequence[Damage
                 f"{cost.n} groups: {_told(cost)}."
             )
     return said
+
+
+def _spread(interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return ""
+    return f", 95 % [{interval[0]:+.3f}, {interval[1]:+.3f}] over the probes"
 
 
 def _ends(seen: Sequence[Probed]) -> Sequence[Probed]:

@@ -63,6 +63,34 @@ def distillability_svg(seen: Sequence[Probed], what: str) -> str:
     return _file(plot, keys)
 
 
+def controllers_svg(by_controller: Mapping[str, Sequence[Probed]]) -> str:
+    """The mean cosine over the layers by step, a line for each controller, with 95 % over the probes."""
+    series, keys = [], []
+    last = max(probed.step for seen in by_controller.values() for probed in seen)
+    for number, (name, seen) in enumerate(by_controller.items()):
+        style, beside = series_style(number), 0.1 * _beside(number, len(by_controller)) * last / 5
+        points, bars, tips = [], list[tuple[float, float | None]](), []
+        for probed in seen:
+            means = probed.over_layers()
+            points.append((probed.step + beside, _mean(means)))
+            tips.append(f"{name}, step {probed.step:,}: {_mean(means):+.3f}")
+            interval = mean_interval(means)
+            if interval is not None:
+                at = probed.step + beside
+                bars += [(at, interval[0]), (at, interval[1]), (at, None)]
+        series.append(Series(name, points, style, tips=tips, dots=True))
+        series.append(Series(name, bars, _solid(style)))
+        keys.append((name, number))
+    plot = Plot(
+        "Distillability under each controller",
+        "Mean over the layers of the cosine of the distillation gradient and the task gradient, by step",
+        Axis("step"),
+        Axis("cosine with the task gradient"),
+        series,
+    )
+    return _file(plot, keys)
+
+
 def sparsability_svg(found: Sequence[Damage], when: str) -> str:
     """Rise of the held-out loss by group, a line for each sparsity, with 95 % over the images."""
     names = list(dict.fromkeys(each.group for each in found))

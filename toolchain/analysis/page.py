@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks import environment
 from benchmarks.statistics.student_t import mean_interval
-from toolchain.analysis.drawing import distillability_svg, sparsability_svg
+from toolchain.analysis.drawing import controllers_svg, distillability_svg, sparsability_svg
 from toolchain.analysis.probing import Probed
 from toolchain.analysis.record import Analysis
 from toolchain.analysis.sparsities import Damage
@@ -18,7 +18,8 @@ from toolchain.runs.markdown import bullets, hardware, markdown_table, versions
 
 MOST_TIMES, MOST_SHOWN = 6, 3  # columns of a table: on the page, on a terminal
 RESULT, PAGE = "analysis.json", "analysis.md"
-DISTILLABILITY, BY_TERM = "distillability.svg", "terms.svg"
+DISTILLABILITY, BY_TERM, BY_CONTROLLER = "distillability.svg", "terms.svg", "controllers.svg"
+UNDER = "Distillability under each controller, mean over the layers"
 
 
 def write(analysis: Analysis, out: Path) -> None:
@@ -31,6 +32,8 @@ def write(analysis: Analysis, out: Path) -> None:
         DISTILLABILITY: distillability_svg(analysis.seen, "layers"),
         BY_TERM: distillability_svg(analysis.seen, "terms"),
     }
+    if analysis.others:
+        drawings[BY_CONTROLLER] = controllers_svg(analysis.by_controller)
     drawings |= {
         _drawing(when): sparsability_svg(found, when)
         for when, found in analysis.sparsability.items()
@@ -59,6 +62,8 @@ def tables(analysis: Analysis, most: int = MOST_TIMES, *, brief: bool = False) -
         head, rows = _cosines(analysis.seen, what, most)
         if rows:
             made.append((f"Distillability {title}", head, rows))
+    if analysis.others:
+        made.append((UNDER, *_means(analysis.by_controller, most)))
     for when, found in analysis.sparsability.items():
         made.append((f"Sparsability {when}", *_damages(found, brief)))
     return made
@@ -81,8 +86,15 @@ def markdown(analysis: Analysis, environment: Mapping[str, Any]) -> str:
     drawn = {
         "Distillability by layer": DISTILLABILITY,
         "Distillability by term, at its own spot": BY_TERM,
+        UNDER: BY_CONTROLLER,
         **{f"Sparsability {when}": _drawing(when) for when in analysis.sparsability},
     }
+    if analysis.others:
+        header.insert(
+            1,
+            f"controllers: the same training from the same start under {', '.join(analysis.others)} too; "
+            "strengths are fixed where none is named; probe batches are of images that all train on",
+        )
     parts = [f"# Analysis: {analysis.recipe}", bullets(header)]
     parts += ["## What was seen", bullets(analysis.sentences())]
     for title, head, rows in tables(analysis):
@@ -119,15 +131,31 @@ def _drawing(when: str) -> str:
 def _cosines(
     seen: Sequence[Probed], what: str, most: int
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    last = len(seen) - 1
-    count = min(len(seen), most)
-    times = [seen[round(n * last / max(1, count - 1))] for n in range(count)]
+    times = _times(seen, most)
     names = dict.fromkeys(name for probed in times for name in getattr(probed, what))
     head = (what.removesuffix("s"), *(f"step {probed.step:,}" for probed in times))
     rows = [
         (name, *(_cell(getattr(probed, what).get(name, ())) for probed in times)) for name in names
     ]
     return head, rows
+
+
+def _means(
+    by_controller: Mapping[str, Sequence[Probed]], most: int
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """A row for each controller: the mean over the layers, at a few of the steps of the first."""
+    steps = [probed.step for probed in _times(next(iter(by_controller.values())), most)]
+    rows = []
+    for name, seen in by_controller.items():
+        found = {probed.step: probed.over_layers() for probed in seen}
+        rows.append((name, *(_cell(found.get(step, ())) for step in steps)))
+    return ("controller", *(f"step {step:,}" for step in steps)), rows
+
+
+def _times(seen: Sequence[Probed], most: int) -> list[Probed]:
+    """At most so many, evenly spread, the first and the last among them."""
+    last, count = len(seen) - 1, min(len(seen), most)
+    return [seen[round(n * last / max(1, count - 1))] for n in range(count)]
 
 
 def _cell(values: Sequence[float]) -> str:

@@ -41,6 +41,11 @@ class Probed:
     layers: Mapping[str, Sequence[float]]
     terms: Mapping[str, Sequence[float]]
 
+    def over_layers(self) -> list[float]:
+        """The mean over the layers, for each probe batch."""
+        means_K: list[float] = samples(self.layers).mean(0).tolist() if self.layers else []
+        return means_K
+
     def to_dict(self) -> dict[str, Any]:
         return {"step": self.step, "layers": dict(self.layers), "terms": dict(self.terms)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from toolchain.analysis.claims import sentences
@@ -26,6 +26,8 @@ class Analysis:
         images: Held-out images of the sparsability.
         importance: By which channels went.
         left_out: Why there is no sparsability, if there is none.
+        others: Distillability at each time of trainings from the same start under other controllers, by
+            their names; ``seen`` is at fixed strength.
     """
 
     recipe: str
@@ -38,6 +40,7 @@ class Analysis:
     images: int
     importance: str
     left_out: str = ""
+    others: Mapping[str, Sequence[Probed]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -54,13 +57,21 @@ class Analysis:
                 for when, found in self.sparsability.items()
             },
             "left_out": self.left_out,
+            "others": {
+                name: [probed.to_dict() for probed in seen] for name, seen in self.others.items()
+            },
             "shows": self.sentences(),
         }
 
     def sentences(self) -> list[str]:
         """What was seen of the papers' claims."""
-        said = sentences(self.seen, self.sparsability)
+        said = sentences(self.seen, self.sparsability, self.others)
         return [*said, self.left_out] if self.left_out else said
+
+    @property
+    def by_controller(self) -> dict[str, Sequence[Probed]]:
+        """Distillability at each time, by who set the strengths."""
+        return {"fixed": self.seen, **self.others}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Analysis:
@@ -79,6 +90,10 @@ class Analysis:
         return cls(
             **{name: record[name] for name in same},
             seen=[Probed.from_dict(one) for one in record["distillability"]],
+            others={
+                name: [Probed.from_dict(one) for one in seen]
+                for name, seen in record["others"].items()
+            },
             sparsability={
                 when: [Damage.from_dict(one) for one in found]
                 for when, found in record["sparsability"].items()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from toolchain.data.batches import evaluation_batches
+from toolchain.data.partition import hold_out
 from toolchain.distillation.config import Distil, DistilLoss
 from toolchain.recipe.schema import StageConfig
 from toolchain.stages import StageModel
@@ -41,19 +42,22 @@ class Analyze(StageModel):
     stage: Literal["analyze"] = "analyze"
     teaching: StageConfig = Field(description="the stage whose distillation is looked at")
     field: str = Field("distil", description="where in it that is said")
-    epochs: float = Field(0, ge=0, description="of training at fixed strength; 0: before it only")
+    epochs: float = Field(0, ge=0, description="of training; 0: before it only")
     every: int | None = Field(None, ge=1, description="steps between two measurements")
     probes: int = Field(8, ge=1, description="probe batches")
     probe_size: int = Field(128, ge=2, description="images of a probe batch")
-    images: int = Field(1000, ge=1, description="held-out images for sparsability")
+    aside: float = Field(
+        0, ge=0, lt=1, description="of the training part, never probed: what a controller holds out"
+    )
+    images: int = Field(1000, ge=0, description="held-out images for sparsability; 0: none")
     spots: str | None = Field(None, description="pattern of further spots to look at, by attention")
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
         from toolchain.student import Student
-        from toolchain.teaching import recovery, train
+        from toolchain.teaching import draw, recovery, train
 
         student = Student.load(source, ctx)
-        distil = self._distil()
+        distil: Distil = getattr(self.teaching, self.field)
         sparsability = {
             when: found
             for when, network in _untrained(student, source, ctx)
@@ -63,14 +67,18 @@ class Analyze(StageModel):
         course = recovery(student, distil, training)
         assert course.distilling is not None
         school = self._watching(course.distilling.school, distil, student)
+        probed_part = course.data.train
+        if self.aside:
+            probed_part = hold_out(student.data, self.aside, ctx.seed)[0].train
+            school = replace(school, probe=draw(student, probed_part, "probe", trained=False))
 
         from toolchain.analysis.page import write
         from toolchain.analysis.probing import probe, samples
         from toolchain.analysis.watching import Watched
 
         # Of few images smaller batches: an interval needs several, and none that repeats another.
-        size = min(self.probe_size, max(SMALLEST_PROBE, len(course.data.train) // LEAST_PROBES))
-        probes = min(self.probes, max(1, len(course.data.train) // size))
+        size = min(self.probe_size, max(SMALLEST_PROBE, len(probed_part) // LEAST_PROBES))
+        probes = min(self.probes, max(1, len(probed_part) // size))
         if probes < self.probes:  # further ones would show the same images again
             ctx.say(f"probes: {self.probes} asked; {probes} of {size} images are all there are")
 
@@ -88,8 +96,8 @@ class Analyze(StageModel):
             train(student, replace(course, objective=watched), training, out)
             student.precision.place(student.network)
             watched.look(max(1, steps))
-            if not student.spec.masked:
-                sparsability[AFTER] = self._sparsability(student)
+            if damaged := self._sparsability(student):
+                sparsability[AFTER] = damaged
         batches = f"{probes} probe batches of {size} training images, not augmented"
         analysis = self._analysis(ctx, school, student, watched.seen, sparsability, batches)
         write(analysis, out)
@@ -98,11 +106,6 @@ class Analyze(StageModel):
             "distillability_first": float(first.mean()) if first.size else 0.0,
             "distillability_last": float(last.mean()) if last.size else 0.0,
         }
-
-    def _distil(self) -> Distil:
-        """What is distilled, at fixed strength."""
-        distil: Distil = getattr(self.teaching, self.field)
-        return distil.model_copy(update={"controller": "fixed", "controller_options": {}})
 
     def _training(self) -> Training:
         given = {
@@ -138,7 +141,7 @@ class Analyze(StageModel):
         from toolchain.structure.groups import find_groups
         from toolchain.structure.importance import importance, taylor_gradients
 
-        if student.spec.masked:
+        if student.spec.masked or not self.images:
             return []
         structure = student.ctx.recipe.structure
         plain = student._plain()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolchain.commands.options import Overrides, RecipePath
+from toolchain.commands.options import Overrides, RecipePath, words
 
 
 def analyze(
@@ -21,6 +21,15 @@ def analyze(
             min=1,
             metavar="STEPS",
             help="Steps between two measurements. Default: a quarter of the training.",
+            show_default=False,
+        ),
+    ] = None,
+    controllers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="Train under these too, from the same start, and compare with fixed strength, e.g. "
+            "dean,anti. Needs --epochs. See `list controllers`.",
             show_default=False,
         ),
     ] = None,
@@ -58,9 +67,10 @@ def analyze(
     channels alone, a quarter, half and three quarters of them, before any recovery.
 
     Runs the recipe up to its first stage that distils, and measures the network that this stage is given;
-    with --epochs also while it trains at fixed strength. Prints tables, and says whether distillability grows
-    with depth and falls with training, as far as the probes can tell. Leaves analysis.md with drawings, and
-    all numbers as analysis.json, in the output folder.
+    with --epochs also while it trains at fixed strength, and with --controllers under others too. Prints
+    tables, and says whether distillability grows with depth, falls with training, and falls later under a
+    controller, as far as the probes can tell. Leaves analysis.md with drawings, and all numbers as
+    analysis.json, in the output folder.
     """
     from toolchain.recipe.reading import load_recipe
 
@@ -78,6 +88,7 @@ def analyze(
         probes=probes,
         images=images,
         spots=spots,
+        controllers=words(controllers),
         out=out,
         progress=Progress(plain=True if plain else None, quiet=quiet),
     )

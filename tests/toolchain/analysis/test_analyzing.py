@@ -109,6 +109,35 @@ def test_the_same_command_finds_it_and_shows_it_again(
     assert again.stdout == first.stdout
 
 
+def test_controllers_start_alike_and_are_looked_at_on_the_same_images(
+    quarters: Path, tmp_path: Path
+) -> None:
+    dean = "{held_out: 0.25, probe_size: 4, probe_every: 2}"
+    distil = f"stages.recover.distil={{controller: dean, controller_options: {dean}}}"
+    options = ["--epochs", 2, "--every", 3, "--images", 12, "--set", distil]
+    result = analyze(quarters, tmp_path, "--controllers", "dean,fixed,ramp", *options)
+    assert result.exit_code == 0, result.output
+    made = record(tmp_path)
+    assert list(made["others"]) == ["dean", "ramp"]
+    fixed, dean, ramp = (made["distillability"], *made["others"].values())
+    # The same steps although one of them holds images out, and the same network on the same batches first.
+    assert [each["step"] for each in fixed] == [each["step"] for each in dean] == [0, 3, 6, 8]
+    assert fixed[0] == dean[0] == ramp[0]
+    assert fixed[-1]["layers"] != dean[-1]["layers"]
+    assert (
+        "Under dean, mean over" in result.stdout
+        and "Distillability under each controller" in result.stdout
+    )
+    where = folder(tmp_path)
+    assert (
+        "](controllers.svg)" in (where / "analysis.md").read_text()
+        and "dean" in (where / "controllers.svg").read_text()
+    )
+    assert (where / "dean" / "analysis.md").is_file()
+    again = analyze(quarters, tmp_path, "--controllers", "dean,ramp", *options)
+    assert again.stdout == result.stdout and again.stderr.count("analyze: found") == 3
+
+
 def test_without_epochs_nothing_is_trained(quarters: Path, tmp_path: Path) -> None:
     result = analyze(quarters, tmp_path, "--quiet")
     assert result.exit_code == 0 and result.stderr == ""
@@ -135,6 +164,8 @@ def test_a_masked_network_has_no_sparsability_and_says_so(quarters: Path, tmp_pa
         (["--stage", "slim"], "--stage: 'slim' does not distil in quarters; accepted: recover"),
         (["--set", "stages.recover.distil=null"], "no stage distils"),
         (["--spots", "layr*"], "layr"),
+        (["--controllers", "dean"], "--controllers: dean asked for and no training"),
+        (["--controllers", "deen", "--epochs", "1"], "--controllers: unknown 'deen'"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from toolchain.analysis.claims import sentences, with_depth, with_training
+from toolchain.analysis.claims import delay, sentences, with_depth, with_training
 from toolchain.analysis.probing import Probed
 from toolchain.analysis.sparsities import Damage
 
@@ -45,6 +45,42 @@ def test_one_probe_cannot_show_a_change() -> None:
     assert change is not None
     assert change.interval is None and change.finding == "no change can be shown"
     assert with_training([probed(0, 0.6, 0.0)]) is None
+
+
+@pytest.mark.parametrize(
+    ("fixed", "other", "finding"),
+    [
+        (0.3, 0.5, "delays the fall"),
+        (0.3, 0.1, "hastens the fall"),
+        (0.3, 0.3, "that it delays the fall cannot be shown"),
+        (0.8, 0.9, "at fixed strength it did not fall"),
+    ],
+)
+def test_a_controller_is_held_against_fixed_strength(
+    fixed: float, other: float, finding: str
+) -> None:
+    start, end = probed(0, 0.6, 0.0), probed(50, fixed, 0.0)
+    noise = np.random.default_rng(7).normal(scale=0.01, size=(12, 6))
+    noise -= noise.mean()
+    ended = {
+        name: (np.array(values) + other - fixed + noise[place]).tolist()
+        for place, (name, values) in enumerate(end.layers.items())
+    }
+    found = delay([start, end], [start, Probed(50, ended, {})])
+    assert found is not None
+    assert found.finding == finding
+    assert found.more == pytest.approx(other - fixed, abs=1e-9)
+    mine = np.array(list(ended.values())) - np.array(list(end.layers.values()))
+    assert found.higher == int((mine.mean(1) > 0).sum()) and found.n == 12
+    said = sentences([start, end], {}, {"dean": [start, Probed(50, ended, {})]})
+    assert said[-1].startswith("Under dean, mean over 12 layers at step 50:")
+    assert f": {finding}. One training" in said[-1]
+
+
+def test_trainings_that_end_elsewhere_are_not_compared() -> None:
+    start, end = probed(0, 0.6, 0.0), probed(50, 0.3, 0.0)
+    assert delay([start, end], [start, probed(49, 0.3, 0.0)]) is None
+    assert delay([start], [start]) is None
 
 
 def test_sentences_tell_every_claim_with_its_numbers() -> None:
