@@ -123,11 +123,21 @@ class Hop:
 
 @dataclass(frozen=True)
 class Stand:
-    """What a rung answered to all samples; ``top1`` is None where the samples have no labels."""
+    """What a rung answered to all samples.
+
+    Attributes:
+        name: Of the rung.
+        what: It is, with its version.
+        top1: In percent; None where the samples have no labels.
+        rows: That it answered.
+        as_first: How many of them it decides as the first rung does, however many hops are between.
+    """
 
     name: str
     what: str
     top1: float | None
+    rows: int
+    as_first: int
 
 
 @dataclass(frozen=True)
@@ -194,6 +204,7 @@ def climb(
     stands: list[Stand] = []
     hops: list[Hop] = []
     above: tuple[str, np.ndarray] | None = None
+    first_N: np.ndarray | None = None
     for rung in rungs:
         session, absent = _open(rung)
         if session is None:
@@ -215,7 +226,12 @@ def climb(
                 hops.append(Hop(rung.name if above is None else above[0], rung.name, size, check))
         finally:
             session.close()
-        stands.append(Stand(rung.name, rung.what, top1))
+        decided_N = answered_NC.argmax(axis=1)
+        if first_N is None:
+            first_N = decided_N
+        rows = min(len(first_N), len(decided_N))
+        as_first = int((first_N[:rows] == decided_N[:rows]).sum())
+        stands.append(Stand(rung.name, rung.what, top1, rows, as_first))
         if above is None or len(answered_NC) == len(above[1]):
             above = rung.name, answered_NC
     return Ladder(target, samples.rows, samples.source, tuple(stands), tuple(hops))

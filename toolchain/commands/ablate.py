@@ -126,7 +126,7 @@ def _command(
     """The command as a reader elsewhere can repeat it: paths without their folders."""
     import shlex
 
-    from toolchain.runs.markdown import shown_path
+    from toolchain.runs.markdown import shown_override, shown_path
 
     said = ["compress-deploy", "ablate", shown_path(recipe)]
     for option, value in (("--controllers", controllers), ("--variants", variants), ("--only", only),
@@ -134,9 +134,7 @@ def _command(
         if value is not None:
             said += [option, shown_path(value) if isinstance(value, Path) else str(value)]
     for override in overrides or []:
-        key, _, value = override.partition("=")
-        path = Path(value)
-        said += ["--set", f"{key}={shown_path(path) if path.is_absolute() else value}"]
+        said += ["--set", shown_override(override)]
     if table is not None:
         said += ["--table", shown_path(table)]
     return shlex.join(said)

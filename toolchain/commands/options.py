@@ -25,6 +25,15 @@ BundlePath = Annotated[
         callback=_in_run,
     ),
 ]
+BundlePaths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="BUNDLE...",
+        help="Folders of runs, or bundles in them.",
+        show_default=False,
+        callback=lambda folders: [_in_run(folder) for folder in folders],
+    ),
+]
 RecipePath = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.", show_default=False)
 ]

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from toolchain.commands.options import BundlePath, Overrides, numbers, words
+from toolchain.commands.options import BundlePaths, Overrides, numbers, words
 
 
 def verify(
-    bundle: BundlePath,
+    bundles: BundlePaths,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -41,7 +41,16 @@ def verify(
         int | None,
         typer.Option(min=1, help="CPU threads.", show_default="as many as torch takes"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.md", help="Write the outcome as a table, too.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="JSON instead of tables; of several bundles a list."),
+    ] = False,
 ) -> None:
     """Prove that a bundle is the student that was trained.
 
@@ -49,6 +58,8 @@ def verify(
     in float, the file on integer kernels, and the engine. Each rung is compared with the one above,
     on decisions and on top-1, at batch 1 and at the largest batch. The file is compared with a fresh export
     of the student. Where something fails, layers are blamed. Exit status 1 when anything does.
+
+    Several bundles are proved one after the other, all on the same data.
     """
     from deploy.bundle import Bundle
     from deploy.errors import ConfigError
@@ -56,27 +67,63 @@ def verify(
     sizes = numbers("batch", batch)
     if any(size < 1 for size in sizes):
         raise ConfigError(f"batch: {batch}; give whole numbers of 1 or more, separated by commas")
-    opened = Bundle.open(bundle)
+    opened = [Bundle.open(folder) for folder in bundles]
 
     import torch
     from rich.console import Console
 
     from toolchain.data.held_out import samples_for
     from toolchain.proof import showing
-    from toolchain.proof.proving import prove
+    from toolchain.proof.proving import Proof, prove
     from toolchain.training.progress import Progress
 
-    samples = samples_for(opened, data, overrides or ())
-    proofs = prove(
-        opened,
-        words(target),
-        samples,
-        Progress(),
-        batches=sizes,
-        threads=threads or torch.get_num_threads(),
-    )
+    # Data that does not fit the last bundle is said before the first is proved.
+    samples = [samples_for(bundle, data, overrides or ()) for bundle in opened]
+    proved: list[tuple[Bundle, list[Proof]]] = []
+    for bundle, rows in zip(opened, samples, strict=True):
+        proofs = prove(
+            bundle,
+            words(target),
+            rows,
+            Progress(),
+            batches=sizes,
+            threads=threads or torch.get_num_threads(),
+        )
+        proved.append((bundle, proofs))
+        if not as_json:
+            showing.show(bundle.name, proofs, Console())
     if as_json:
-        print(showing.as_json(opened.name, proofs))
-    else:
-        showing.show(opened.name, proofs, Console())
-    raise typer.Exit(0 if all(proofs) else 1)
+        print(showing.as_json([(bundle.name, proofs) for bundle, proofs in proved]))
+    if table is not None:
+        from deploy.whole_file import write_whole
+        from toolchain.proof.table import markdown
+
+        command = _command(bundles, data, overrides, target, batch, threads, table)
+        write_whole(table, markdown(proved, command), "the table", "give another --table")
+    raise typer.Exit(0 if all(proof for _, proofs in proved for proof in proofs) else 1)
+
+
+def _command(
+    bundles: list[Path],
+    data: Path | None,
+    overrides: list[str] | None,
+    target: str | None,
+    batch: str | None,
+    threads: int | None,
+    table: Path,
+) -> str:
+    """The command as a reader elsewhere can repeat it: paths without their folders."""
+    import shlex
+
+    from toolchain.runs.markdown import shown_override, shown_path
+
+    said = ["compress-deploy", "verify"]
+    said += [shown_path(path.parent if path.name == "bundle" else path) for path in bundles]
+    if data is not None:
+        said += ["--data", shown_path(data)]
+    for override in overrides or []:
+        said += ["--set", shown_override(override)]
+    for option, value in (("--target", target), ("--batch", batch), ("--threads", threads)):
+        if value is not None:
+            said += [option, str(value)]
+    return shlex.join([*said, "--table", shown_path(table)])

@@ -41,14 +41,17 @@ def show(name: str, proofs: Sequence[Proof], console: Console) -> None:
             )
 
 
-def as_json(name: str, proofs: Sequence[Proof]) -> str:
-    """For tools; what is not a finite number is null."""
-    record = {
-        "bundle": name,
-        "passed": all(proofs),
-        "targets": [proof.to_dict() for proof in proofs],
-    }
-    return json.dumps(_finite(record), indent=2)
+def as_json(proved: Sequence[tuple[str, Sequence[Proof]]]) -> str:
+    """For tools: an object for one bundle, a list for several; what is not a finite number is null."""
+    records = [
+        {
+            "bundle": name,
+            "passed": all(proofs),
+            "targets": [proof.to_dict() for proof in proofs],
+        }
+        for name, proofs in proved
+    ]
+    return json.dumps(_finite(records[0] if len(records) == 1 else records), indent=2)
 
 
 def _finite(value: Any) -> Any:

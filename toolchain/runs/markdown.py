@@ -51,6 +51,13 @@ def versions(record: Mapping[str, Any]) -> str:
     return ", ".join(f"{n} {v}" for n, v in told.items() if v and v != "not installed")
 
 
+def shown_override(override: str) -> str:
+    """``key=value`` of a ``--set`` as a reader elsewhere may see it."""
+    key, _, value = override.partition("=")
+    path = Path(value)
+    return f"{key}={shown_path(path) if path.is_absolute() else value}"
+
+
 def shown_path(path: Path) -> str:
     """A path as a reader elsewhere may see it: relative, or only its name."""
     if not path.is_absolute():

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from deploy.bundle import Bundle
 from deploy.errors import ConfigError, DataError
+from deploy.sessions.ort import OrtCpuSession
 from exporters.blame.graph_layers import GraphLayers
 from exporters.explain.machine_limits import Machine
 from exporters.onnx_from_torch import export_onnx
@@ -299,3 +300,69 @@ def test_explain_shows_kernels_causes_and_what_to_try(
     record = json.loads(call("explain", bundle.folder, "--json", "--seconds", 0).stdout)
     assert record["student"]["kernels"] and record["teacher"] is None
     assert call("explain", bundle.folder, "--target", "tensorrt").exit_code == 1
+
+
+def cells(page: str) -> list[dict[str, str]]:
+    """The rows of the table on a page of results, by the names of its columns."""
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("|")]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+def test_several_bundles_make_one_table_and_one_list(case: Any, tmp_path: Path) -> None:
+    folders = []
+    for name in ("vgg", "resnet-conv"):
+        (tmp_path / name).mkdir()
+        folders.append(case(name).bundle(tmp_path / name).folder)
+    table = tmp_path / "proved.md"
+    result = call("verify", *folders, "--table", table, "--json")
+    assert result.exit_code == 0, result.output
+    records = json.loads(result.stdout)
+    assert [record["bundle"] for record in records] == ["vgg", "resnet-conv"]
+    rows = cells(table.read_text())
+    assert [row["network"] for row in rows] == ["vgg", "resnet-conv"]
+    for row, record in zip(rows, records, strict=True):
+        (ladder,) = [target["ladder"] for target in record["targets"]]
+        last = ladder["rungs"][-1]
+        assert row["rows"] == str(last["rows"]) == "48"
+        assert float(row["decided as by the student, %"]) == pytest.approx(
+            100 * last["as_first"] / 48, abs=0.006
+        )
+        integer, every = row["convolutions on integers"].split(" of ")
+        assert integer == every and int(every) == (2 if row["network"] == "vgg" else 9)
+        assert row["linear layers on integers"] == "0 of 1"
+        assert row["verdict"] == "proved"
+    page = table.read_text()
+    assert "compress-deploy verify" in page and str(tmp_path) not in page
+
+
+def test_agreement_with_the_first_rung_is_counted_over_all_hops(case: Any, tmp_path: Path) -> None:
+    """Against an independent count: torch, and the file as it ships, asked directly."""
+    from toolchain.proof.parity import reload_student
+
+    bundle = case("mobilenet").bundle(tmp_path)
+    images_u8, _ = bundle.samples()
+    inputs = np.random.default_rng(3).normal(size=(200, *images_u8.shape[1:])).astype(np.float32)
+    labels = np.arange(200) % 10
+    path = tmp_path / "rows.npz"
+    np.savez(path, inputs=inputs, labels=labels)
+    (proof,) = prove(bundle, (), samples_for(bundle, path), QUIET)
+    network, _ = reload_student(bundle)
+    with torch.no_grad():
+        decided = network.eval()(torch.from_numpy(inputs)).argmax(1).numpy()
+    session = OrtCpuSession(bundle.model_path("ort-cpu"))
+    shipped = session.run({session.inputs[0].name: inputs})[session.outputs[0].name].argmax(1)
+    session.close()
+    last = proof.ladder.stands[-1]
+    assert (last.name, last.rows) == (FUSED, 200)
+    assert last.as_first == int((decided == shipped).sum())
+
+
+def test_what_failed_is_on_the_page(case: Any, tmp_path: Path, faults: Any) -> None:
+    model = case("vgg").model
+    broken = faults.weight_scale_times(model, "features.0")
+    bundle = case("vgg").bundle(tmp_path, model=broken)
+    table = tmp_path / "proved.md"
+    result = call("verify", bundle.folder, "--table", table)
+    assert result.exit_code == 1
+    assert cells(table.read_text())[0]["verdict"] == "failed"
+    assert "## What failed" in table.read_text() and "vgg, ort-cpu:" in table.read_text()
