@@ -72,12 +72,18 @@ def tables(analysis: Analysis, most: int = MOST_TIMES, *, brief: bool = False) -
 def markdown(analysis: Analysis, environment: Mapping[str, Any]) -> str:
     """The whole page."""
     record = {"environment": environment}
+    sparsability = []
+    if analysis.images:
+        sparsability.append(
+            "sparsability: rise of the loss (nats) and change of top-1 (points) on "
+            f"{analysis.images:,} held-out images when channels of least {analysis.importance} go from one "
+            "group alone, before any recovery"
+        )
     header = [
         f"stage: {analysis.stage}, seed {analysis.seed}; distilled: {analysis.distilled}",
         f"distillability: cosine of the distillation gradient and the task gradient, {analysis.probes}, "
         "with the half width of the 95 % interval of the mean over them",
-        f"sparsability: rise of the loss (nats) and change of top-1 (points) on {analysis.images:,} held-out "
-        f"images when channels of least {analysis.importance} go from one group alone, before any recovery",
+        *sparsability,
         "p-values: of the rank correlation over layers, if their order meant nothing; layers share much of "
         "their gradients, so they say less than as many independent ones",
         f"hardware: {hardware(record)}",

@@ -190,7 +190,7 @@ class Analyze(StageModel):
             probes=batches,
             images=min(self.images, len(student.data.validation)),
             importance=ctx.recipe.structure.importance,
-            left_out=masked if student.spec.masked else "",
+            left_out=masked if student.spec.masked and self.images else "",
         )
 
 

@@ -51,7 +51,9 @@ def analyze(
         ),
     ] = None,
     probes: Annotated[int, typer.Option(min=1, help="Probe batches of 128 images.")] = 8,
-    images: Annotated[int, typer.Option(min=1, help="Held-out images for sparsability.")] = 1000,
+    images: Annotated[
+        int, typer.Option(min=0, help="Held-out images for sparsability; 0: not that.")
+    ] = 1000,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="Folder for artifacts and results.")] = Path("runs"),
     plain: Annotated[

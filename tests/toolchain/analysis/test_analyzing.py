@@ -148,6 +148,14 @@ def test_without_epochs_nothing_is_trained(quarters: Path, tmp_path: Path) -> No
     assert "with training" not in result.stdout
 
 
+def test_without_images_only_distillability_is_measured(quarters: Path, tmp_path: Path) -> None:
+    result = analyze(quarters, tmp_path, "--images", 0)
+    assert result.exit_code == 0, result.output
+    assert record(tmp_path)["sparsability"] == {}
+    page = (folder(tmp_path) / "analysis.md").read_text()
+    assert "parsability" not in page + result.stdout and "by layer" in page
+
+
 def test_a_masked_network_has_no_sparsability_and_says_so(quarters: Path, tmp_path: Path) -> None:
     stages = "stages=[{stage: teacher}, {stage: prune}, {stage: recover, batch_size: 16}]"
     result = analyze(quarters, tmp_path, "--set", stages)
