@@ -157,10 +157,10 @@ def sentences(
         found = delay(seen, other)
         if found is not None:
             said.append(
-                f"Under {name}, mean over {found.n} layers at step {seen[-1].step:,}: {found.more:+.3f} of "
-                f"fixed strength's{_spread(found.interval)}, where that fell by {found.fell:.3f}; higher in "
-                f"{found.higher} of {found.n} layers: {found.finding}. One training each: the interval "
-                "does not cover another seed."
+                f"Distillability under {name} less that at fixed strength, at step {seen[-1].step:,}, mean over "
+                f"{found.n} layers: {found.more:+.3f}{_spread(found.interval)}, where it fell by "
+                f"{found.fell:.3f} at fixed strength; higher in {found.higher} of {found.n} layers: "
+                f"{found.finding}. One training each: the interval does not cover another seed."
             )
     for when, damages in sparsability.items():
         cost = sparsability_with_depth(damages)

@@ -125,7 +125,7 @@ def test_controllers_start_alike_and_are_looked_at_on_the_same_images(
     assert fixed[0] == dean[0] == ramp[0]
     assert fixed[-1]["layers"] != dean[-1]["layers"]
     assert (
-        "Under dean, mean over" in result.stdout
+        "Distillability under dean less that" in result.stdout
         and "Distillability under each controller" in result.stdout
     )
     where = folder(tmp_path)

@@ -73,7 +73,7 @@ def test_a_controller_is_held_against_fixed_strength(
     mine = np.array(list(ended.values())) - np.array(list(end.layers.values()))
     assert found.higher == int((mine.mean(1) > 0).sum()) and found.n == 12
     said = sentences([start, end], {}, {"dean": [start, Probed(50, ended, {})]})
-    assert said[-1].startswith("Under dean, mean over 12 layers at step 50:")
+    assert said[-1].startswith("Distillability under dean less that at fixed strength, at step 50,")
     assert f": {finding}. One training" in said[-1]
 
 
