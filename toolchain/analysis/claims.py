@@ -157,8 +157,8 @@ def sentences(
         found = delay(seen, other)
         if found is not None:
             said.append(
-                f"Distillability under {name} less that at fixed strength, at step {seen[-1].step:,}, mean over "
-                f"{found.n} layers: {found.more:+.3f}{_spread(found.interval)}, where it fell by "
+                f"Distillability under {name} less that at fixed strength, at step {seen[-1].step:,}, mean "
+                f"over {found.n} layers: {found.more:+.3f}{_spread(found.interval)}, where it fell by "
                 f"{found.fell:.3f} at fixed strength; higher in {found.higher} of {found.n} layers: "
                 f"{found.finding}. One training each: the interval does not cover another seed."
             )

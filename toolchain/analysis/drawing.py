@@ -68,7 +68,7 @@ def controllers_svg(by_controller: Mapping[str, Sequence[Probed]]) -> str:
     series, keys = [], []
     last = max(probed.step for seen in by_controller.values() for probed in seen)
     for number, (name, seen) in enumerate(by_controller.items()):
-        style, beside = series_style(number), 0.1 * _beside(number, len(by_controller)) * last / 5
+        style, beside = series_style(number), 0.1 * _beside(number, len(by_controller)) * last
         points, bars, tips = [], list[tuple[float, float | None]](), []
         for probed in seen:
             means = probed.over_layers()
