@@ -30,9 +30,11 @@ def add_engine(
 
     Raises:
         DataError: The bundle has no such model.
+        ConfigError: The model has no layers in the precision that is asked for.
         CompressDeployError: What ``build_engine`` and ``add_files`` raise.
     """
     settings = settings or BuildSettings()
+    settings.require_sense(model)
     if model == TEACHER:
         onnx = bundle.folder / TEACHER_FILE
         if TEACHER_FILE not in bundle.manifest["files"]:

@@ -98,6 +98,18 @@ class BuildSettings:
                     f"{profile.max}; give min, opt and max the same value"
                 )
 
+    def require_sense(self, model: str) -> None:
+        """Pass when a target's model (or ``teacher``) can compute in the precision asked for.
+
+        Raises:
+            ConfigError: It holds no layer in that type, so the engine would be in another.
+        """
+        if model == "tensorrt-fp16" and self.precision == "float32":
+            raise ConfigError(
+                "build: precision is 'float32' and the target tensorrt-fp16 has float16 wherever it "
+                "is not integer; choose int8 or float16, or build the target tensorrt"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for a side file or another process."""
         cache = None if self.timing_cache is None else str(self.timing_cache)

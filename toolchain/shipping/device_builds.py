@@ -21,7 +21,13 @@ from toolchain.measuring.progress_bars import Bars
 def build_on(
     names: Sequence[str], folder: Path, model: str, settings: BuildSettings, *, as_json: bool
 ) -> int:
-    """Build a bundle's model on each device, add the engines to the bundle; the exit status."""
+    """Build a bundle's model on each device, add the engines to the bundle; the exit status.
+
+    Raises:
+        ConfigError: The model has no layers in the precision that is asked for.
+        CompressDeployError: The bundle cannot be read, or a device is not known.
+    """
+    settings.require_sense(model)  # before anything is copied to a device
     bundle = Bundle.open(folder)
     devices = [find_device(name) for name in names]
     asked = {**settings.to_dict(), "model": model}

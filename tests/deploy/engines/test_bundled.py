@@ -15,7 +15,7 @@ from deploy.engines import bundled
 from deploy.engines.bundled import add_engine
 from deploy.engines.plan_file import open_plan
 from deploy.engines.settings import Batches, BuildSettings
-from deploy.errors import DataError, VerificationError
+from deploy.errors import ConfigError, DataError, VerificationError
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
@@ -79,6 +79,15 @@ def test_a_refused_build_leaves_the_bundle_as_it_was(bundle: Bundle, network: An
     with pytest.raises(VerificationError, match="refuses the graph"):
         add_engine(bundle, "tensorrt")
     assert bundle.manifest == before
+    assert not (bundle.folder / bundled.FOLDER).exists()
+
+
+def test_a_contradiction_is_said_before_anything_is_built(bundle: Bundle) -> None:
+    manifest = {**bundle.manifest, "targets": {"tensorrt-fp16": {"file": "tensorrt.onnx"}}}
+    with pytest.raises(ConfigError, match="float32.*tensorrt-fp16 has float16"):
+        add_engine(
+            Bundle(bundle.folder, manifest), "tensorrt-fp16", BuildSettings(precision="float32")
+        )
     assert not (bundle.folder / bundled.FOLDER).exists()
 
 

@@ -57,6 +57,17 @@ def test_what_is_not_accepted_is_said(settings: Any, words: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_a_float16_model_is_not_built_in_float32() -> None:
+    asked = BuildSettings(precision="float32", verbosity="none")
+    with pytest.raises(ConfigError, match="tensorrt-fp16 has float16.*choose int8 or float16") as no:
+        asked.require_sense("tensorrt-fp16")
+    assert "\n" not in str(no.value)
+    asked.require_sense("tensorrt")
+    asked.require_sense("teacher")
+    for precision in ("int8", "float16"):
+        BuildSettings(precision=precision).require_sense("tensorrt-fp16")
+
+
 def test_settings_go_there_and_back() -> None:
     settings = BuildSettings(
         runtime="rtx",
