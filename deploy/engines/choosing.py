@@ -29,7 +29,8 @@ def engines_of(bundle: Bundle, source: str, runtime: str) -> dict[str, dict[str,
     found = {}
     for name in engine_names(bundle):
         about = _side_file(side_path(bundle.folder / name))
-        made = about.get("onnx", {}).get("sha256"), about.get("runtime", {}).get("flavour")
+        onnx, by = about.get("onnx") or {}, about.get("runtime") or {}
+        made = onnx.get("sha256"), by.get("flavour")
         if made == wanted:
             found[name] = about
     return found
@@ -68,4 +69,14 @@ def _side_file(path: Path) -> dict[str, Any]:
         raise DeviceError(
             f"{path}: cannot be read ({error}); it says what the engine is for, build it again"
         ) from error
-    return about if isinstance(about, dict) else {}
+    if not isinstance(about, dict):
+        return {}
+    # Those of another program may lack these; the session asks for the rest.
+    keys = ("onnx", "runtime", "gpu")
+    wrong = [key for key in keys if not isinstance(about.get(key), (dict, type(None)))]
+    if wrong:
+        raise DeviceError(
+            f"{path}: {', '.join(wrong)} should be an object; it says what the engine is for, "
+            "build it again"
+        )
+    return about

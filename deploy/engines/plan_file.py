@@ -22,6 +22,21 @@ from deploy.manifest import sha256_of
 FORMAT = "compress-deploy engine"
 FORMAT_VERSION = 1
 _KEYS = ("plan", "onnx", "runtime", "platform", "portable", "settings", "precision", "layers")
+_TEXT = ((str,), "a text")
+# What readers take for granted inside each object: its keys with what they may be.
+_SHAPE: Mapping[str, Mapping[str, Any]] = {
+    "plan": {"sha256": _TEXT},
+    "onnx": {"sha256": _TEXT},
+    "runtime": {"flavour": _TEXT, "version": _TEXT},
+    "platform": {},
+    "portable": {
+        "versions": ((bool,), "true or false"),
+        "gpus": ((str, type(None)), "a text or null"),
+    },
+    "settings": {},
+    "precision": {},
+    "gpu": {"name": _TEXT, "compute_capability": _TEXT},
+}
 
 
 @dataclass(frozen=True)
@@ -38,11 +53,27 @@ class PlanFile:
 
     @property
     def precision(self) -> PrecisionSummary:
-        return PrecisionSummary.from_dict(self.about["precision"])
+        """What the builder proved.
+
+        Raises:
+            StorageError: The side file does not say it as it should.
+        """
+        try:
+            return PrecisionSummary.from_dict(self.about["precision"])
+        except (KeyError, TypeError) as error:
+            raise self._damaged("precision", error) from error
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        return tuple(Layer.from_dict(layer) for layer in self.about["layers"])
+        """The engine's layers.
+
+        Raises:
+            StorageError: The side file does not say them as it should.
+        """
+        try:
+            return tuple(Layer.from_dict(layer) for layer in self.about["layers"])
+        except (KeyError, TypeError) as error:
+            raise self._damaged("layers", error) from error
 
     def require_fit(self, runtime: str, version: str, gpu: Gpu | None) -> None:
         """Pass when the plan was built for this runtime, version, platform and GPU.
@@ -73,6 +104,12 @@ class PlanFile:
         if now == then and hardware is None and was["name"] != gpu.name:
             raise self._foreign("GPU", str(was["name"]), gpu.name)
 
+    def _damaged(self, key: str, error: Exception) -> StorageError:
+        return StorageError(
+            f"{side_path(self.path)}: {key} is damaged ({type(error).__name__}: {error}); "
+            "build the plan again"
+        )
+
     def _foreign(self, what: str, built: str, here: str) -> DeviceError:
         return DeviceError(
             f"{self.path}: built for {what} {built} and this is {here}; build it here with: "
@@ -83,6 +120,44 @@ class PlanFile:
 def side_path(plan: Path) -> Path:
     """Where the side file of a plan lies."""
     return plan.with_name(f"{plan.name}.json")
+
+
+def _misshapen(about: Mapping[str, Any]) -> list[str]:
+    """What of a side file that has all keys is not as readers rely on, a few words each."""
+    wrong = []
+    for section, keys in _SHAPE.items():
+        inside = about.get(section)
+        if section == "gpu" and inside is None:
+            continue  # built where there was none
+        if not isinstance(inside, dict):
+            wrong.append(f"{section} is not an object")
+            continue
+        wrong += [
+            f"{section}.{key} is not {words}"
+            for key, (kinds, words) in keys.items()
+            if not isinstance(inside.get(key, ...), kinds)
+        ]
+    if not wrong and about["runtime"]["flavour"] not in MODULES:
+        wrong.append(f"runtime.flavour is not one of {list(MODULES)}")
+    if not isinstance(about["layers"], list):
+        wrong.append("layers is not a list")
+    if not _are_profiles(about.get("profiles")):
+        wrong.append("profiles do not give each input its shapes")
+    return wrong
+
+
+def _are_profiles(profiles: Any) -> bool:
+    """Whether it is ``{input: [[shape, shape, shape], ...]}``, or nothing."""
+    if profiles is None:
+        return True
+    try:
+        shapes = [shape for ends in profiles.values() for three in ends for shape in three]
+    except (AttributeError, TypeError):
+        return False
+    return all(
+        isinstance(shape, list) and shape and all(isinstance(size, int) for size in shape)
+        for shape in shapes
+    )
 
 
 def open_plan(path: str | Path) -> PlanFile:
@@ -114,6 +189,9 @@ def open_plan(path: str | Path) -> PlanFile:
     lacking = [key for key in _KEYS if key not in about]
     if lacking:
         raise StorageError(f"{side}: lacks {lacking}; build the plan again")
+    wrong = _misshapen(about)
+    if wrong:
+        raise StorageError(f"{side}: is damaged: {'; '.join(wrong)}; build the plan again")
     try:
         sha256 = sha256_of(plan)
     except OSError as error:

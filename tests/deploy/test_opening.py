@@ -88,6 +88,16 @@ def test_an_engine_without_its_side_file_is_refused(bundle: Bundle) -> None:
         model_file(bundle, "student", "tensorrt")
 
 
+@pytest.mark.parametrize("damage", [{"onnx": []}, {"runtime": "rtx"}, {"gpu": "Orin"}])
+def test_an_engine_with_a_damaged_side_file_is_refused(bundle: Bundle, damage: Any) -> None:
+    bundle = with_engine(bundle, "tensorrt.onnx", "tensorrt")
+    side = bundle.folder / "net.plan.json"
+    side.write_text(json.dumps({**json.loads(side.read_text()), **damage}))
+    (wrong,) = damage
+    with pytest.raises(DeviceError, match=rf"net.plan.json: {wrong} should be an object"):
+        model_file(bundle, "student", "tensorrt")
+
+
 def test_what_is_not_there_is_named(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model: unknown 'pupil'"):
         model_file(bundle, "pupil", "ort-cpu")

@@ -121,6 +121,46 @@ def test_a_side_file_that_is_none(plan: Any, text: str, words: str) -> None:
         open_plan(path)
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"plan": {}}, "plan.sha256 is not a text"),
+        ({"plan": "4f"}, "plan is not an object"),
+        ({"onnx": {"file": "net.onnx"}}, "onnx.sha256 is not a text"),
+        ({"runtime": {}}, "runtime.flavour is not a text; runtime.version is not a text"),
+        ({"runtime": {"flavour": "trt", "version": "10.3.0"}}, "runtime.flavour is not one of"),
+        ({"runtime": {"flavour": "rtx", "version": 10}}, "runtime.version is not a text"),
+        ({"platform": None}, "platform is not an object"),
+        ({"portable": {"gpus": None}}, "portable.versions is not true or false"),
+        ({"portable": {"versions": True}}, "portable.gpus is not a text or null"),
+        ({"gpu": "Orin"}, "gpu is not an object"),
+        ({"gpu": {"name": "Orin"}}, "gpu.compute_capability is not a text"),
+        ({"layers": {}}, "layers is not a list"),
+        ({"profiles": {"x": [[1, 1, 8]]}}, "profiles do not give each input its shapes"),
+        ({"profiles": [1]}, "profiles do not give each input its shapes"),
+    ],
+)
+def test_a_side_file_that_is_damaged(plan: Any, changed: Any, words: str) -> None:
+    with pytest.raises(StorageError, match=f"net.plan.json: is damaged: .*{words}.*again") as no:
+        open_plan(plan(**changed))
+    assert "\n" not in str(no.value)
+
+
+def test_what_is_read_later_of_a_damaged_side_file(plan: Any) -> None:
+    opened = open_plan(plan(precision={"layers": 3}, layers=[{"name": "conv"}]))
+    with pytest.raises(StorageError, match=r"net.plan.json: precision is damaged .KeyError"):
+        _ = opened.precision
+    with pytest.raises(StorageError, match=r"net.plan.json: layers is damaged .KeyError"):
+        _ = opened.layers
+    with pytest.raises(StorageError, match=r"layers is damaged .TypeError"):
+        _ = open_plan(plan(layers=["conv"])).layers
+
+
+def test_profiles_are_shapes(plan: Any) -> None:
+    profiles = {"x": [[[1, 3], [2, 3], [4, 3]]]}
+    assert open_plan(plan(profiles=profiles)).about["profiles"] == profiles
+
+
 def test_a_side_file_with_more_than_we_know_is_read(plan: Any) -> None:
     path = plan()
     about = json.loads(side_path(path).read_text())
