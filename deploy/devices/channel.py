@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import shlex
 import subprocess
@@ -84,7 +85,7 @@ class Channel:
     def __init__(self, where: str, arguments: Sequence[str], python: str) -> None:
         program = Path(farside.__file__).read_bytes()
         bootstrap = _BOOTSTRAP.format(size=len(program))
-        command = [*arguments, f"exec {shlex.quote(python)} -c {shlex.quote(bootstrap)}"]
+        command = [*arguments, f"exec {_as_word(python)} -c {shlex.quote(bootstrap)}"]
         self._where, self._python = where, python
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 lives as long as the process
         self._unread = b""
@@ -230,3 +231,11 @@ class Channel:
         if not block:
             raise ConnectionLost(self._said().splitlines()[-1] if self._said() else "it has ended")
         self._unread += block
+
+
+def _as_word(path: str) -> str:
+    """A path for the far side's shell: taken as it is, but for a home folder (``~``, ``~user``)."""
+    home, slash, rest = path.partition("/")
+    if not slash or not re.fullmatch(r"~[A-Za-z0-9._-]*", home):
+        return shlex.quote(path)
+    return f"{home}/{shlex.quote(rest)}"

@@ -28,7 +28,11 @@ def add(
         str, typer.Argument(metavar="ssh://[USER@]HOST[:PORT]", help="As ssh would reach it.")
     ],
     python: Annotated[
-        str, typer.Option(help="The Python to use there, 3.8 or newer, with numpy and a runtime.")
+        str,
+        typer.Option(
+            help="The Python to use there, 3.8 or newer, with numpy and a runtime; '~/' is the home "
+            "folder there."
+        ),
     ] = "python3",
     folder: Annotated[
         str | None,

@@ -59,7 +59,9 @@ def test_what_is_not_accepted_is_said(settings: Any, words: str) -> None:
 
 def test_a_float16_model_is_not_built_in_float32() -> None:
     asked = BuildSettings(precision="float32", verbosity="none")
-    with pytest.raises(ConfigError, match="tensorrt-fp16 has float16.*choose int8 or float16") as no:
+    with pytest.raises(
+        ConfigError, match="tensorrt-fp16 has float16.*choose int8 or float16"
+    ) as no:
         asked.require_sense("tensorrt-fp16")
     assert "\n" not in str(no.value)
     asked.require_sense("tensorrt")
