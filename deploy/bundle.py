@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from deploy.manifest import (
 from deploy.sessions.rows import run_rows
 from deploy.sessions.session import Session
 from deploy.targets import TARGETS
+from deploy.whole_file import alone_in
 
 SAMPLES = "samples.npz"
 ADDING = ".adding."
@@ -339,17 +339,11 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, so that of two who add each sees what the other added."""
-    import fcntl
-
-    handle = os.open(str(folder), os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        for left in folder.glob(f"{ADDING}*"):  # by one that was killed: no other is at work now
+    """Hold the folder's lock, and sweep away what one that was killed left there."""
+    with alone_in(folder):
+        for left in folder.glob(f"{ADDING}*"):  # no other is at work now
             shutil.rmtree(str(left))
         yield
-    finally:
-        os.close(handle)
 
 
 def _cannot_write(folder: Path, error: OSError) -> StorageError:

@@ -1,10 +1,11 @@
-"""A text file that appears whole or not at all."""
+"""A text file that appears whole or not at all, and a folder that one process at a time changes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from pathlib import Path
+from typing import Iterator
 
 from deploy.errors import StorageError
 
@@ -37,3 +38,22 @@ def write_whole(path: Path, text: str, what: str, remedy: str) -> Path:
             f"{path}: {what} cannot be written ({error.strerror}); {remedy}"
         ) from error
     return path
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait for the folder's lock and hold it, so that of two who add each sees what the other added.
+
+    The lock is the kernel's (``flock``) on the folder itself: it leaves no file behind.
+
+    Raises:
+        OSError: The folder cannot be opened.
+    """
+    import fcntl
+
+    handle = os.open(str(folder), os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -9,9 +10,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterator
 
 from deploy.errors import ConfigError, DeviceError, StorageError
-from deploy.whole_file import write_whole
+from deploy.whole_file import alone_in, write_whole
 
 PYTHON = "python3"
 RESERVED = ("local",)
@@ -97,33 +99,55 @@ class Inventory:
     def add(self, entry: Entry, *, replace: bool = False) -> None:
         """Keep a device under its name.
 
+        Several processes may add and remove at the same time.
+
         Raises:
             ConfigError: The name is taken, reserved or not one.
+            StorageError: The file cannot be read or written.
         """
         if not _NAME.fullmatch(entry.name) or entry.name in RESERVED:
             raise ConfigError(
                 f"device name {entry.name!r}: give letters, digits, '.', '_' or '-', beginning with "
                 f"a letter or digit, and none of {list(RESERVED)}"
             )
-        entries = {known.name: known for known in self.entries()}
-        if entry.name in entries and not replace:
-            raise ConfigError(
-                f"device {entry.name!r} is {entries[entry.name].url} already; "
-                "choose another name, or add --replace"
-            )
-        self._write({**entries, entry.name: entry})
+        with self._alone():
+            entries = {known.name: known for known in self.entries()}
+            if entry.name in entries and not replace:
+                raise ConfigError(
+                    f"device {entry.name!r} is {entries[entry.name].url} already; "
+                    "choose another name, or add --replace"
+                )
+            self._write({**entries, entry.name: entry})
 
     def remove(self, name: str) -> Entry:
         """Forget a device.
 
         Raises:
             DeviceError: There is none of that name.
+            StorageError: The file cannot be read or written.
         """
         if name in RESERVED:
             raise DeviceError(f"device {name!r} is always there; it has no entry to remove")
-        removed = self.find(name)
-        self._write({entry.name: entry for entry in self.entries() if entry.name != name})
+        self.find(name)  # without one there may be no folder to lock either
+        with self._alone():
+            removed = self.find(name)
+            self._write({entry.name: entry for entry in self.entries() if entry.name != name})
         return removed
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep everybody else from changing the file between reading and writing it."""
+        folder = self.path.parent
+        with contextlib.ExitStack() as held:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(alone_in(folder))
+            except OSError as error:
+                raise StorageError(
+                    f"{folder}: the list of devices cannot be changed there ({error.strerror}); "
+                    "nothing was changed, set XDG_CONFIG_HOME to a folder that can be written"
+                ) from error
+            yield
 
     def _write(self, entries: dict[str, Entry]) -> None:
         content = {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,27 @@ def test_what_was_added_is_found_again(inventory: Inventory) -> None:
     assert inventory.find("orin") == entries[1]
     assert inventory.remove("nano") == entries[0]
     assert inventory.entries() == entries[1:]
+    assert sorted(path.name for path in inventory.path.parent.iterdir()) == ["devices.json"]
+
+
+def test_of_several_who_add_at_once_none_is_lost(
+    inventory: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Inventory.entries
+
+    def slowly(self: Inventory) -> tuple[Entry, ...]:
+        entries = read(self)
+        time.sleep(0.01)  # long enough for all others to have read the same
+        return entries
+
+    inventory.add(Entry("old", "ssh://old"))
+    monkeypatch.setattr(Inventory, "entries", slowly)
+    names = [f"board{number}" for number in range(8)]
+    with ThreadPoolExecutor(len(names) + 1) as pool:
+        done = [pool.submit(inventory.add, Entry(name, f"ssh://{name}")) for name in names]
+        done.append(pool.submit(inventory.remove, "old"))
+    assert [each.exception() for each in done] == [None] * len(done)
+    assert [entry.name for entry in read(inventory)] == names
     assert sorted(path.name for path in inventory.path.parent.iterdir()) == ["devices.json"]
 
 
