@@ -89,21 +89,35 @@ def bench_everywhere(
 
 
 def record_paths(records: Sequence[Mapping[str, Any]], out: Path | None) -> list[Path]:
-    """A file for each record, told apart by device and batch where there are several."""
+    """A file for each record, told apart by device and batch where there are several.
+
+    A name that nobody gave is never that of a file that is there: a stamp has whole seconds, and two
+    runs may end in the same one. What ``out`` names is replaced.
+    """
     several = {
         key: len({_told_apart(record)[key] for record in records}) > 1
         for key in ("device", "batch")
     }
-    paths = []
+    paths: list[Path] = []
     for record in records:
         marks = [mark for key, mark in _told_apart(record).items() if several[key]]
         if out is None:
             stamp = record["created"].partition("+")[0].replace("-", "").replace(":", "")
             parts = [record["bundle"]["name"], record["modes"]["scenario"], *marks, stamp]
-            paths.append(RECORDS / f"{'-'.join(parts)}.json")
+            path = RECORDS / f"{'-'.join(parts)}.json"
         else:
-            paths.append(out.with_name("-".join([out.stem, *marks]) + (out.suffix or ".json")))
+            path = out.with_name("-".join([out.stem, *marks]) + (out.suffix or ".json"))
+        paths.append(_unused(path, paths, replacing=out is not None))
     return paths
+
+
+def _unused(path: Path, taken: Sequence[Path], *, replacing: bool) -> Path:
+    """``path``, or with the first number from 2 on under which there is nothing yet."""
+    number, found = 1, path
+    while found in taken or (found.exists() and not replacing):
+        number += 1
+        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return found
 
 
 def compare_files(paths: Sequence[Path], allow: Sequence[str], *, as_json: bool) -> int:

@@ -242,3 +242,26 @@ def test_paths_tell_records_apart() -> None:
         Path("r-ssh---me-board-22-batch1.json"), Path("r-b-batch8.json"),
     ]  # fmt: skip
     assert record_paths([two], None) == [Path("records/net-offline-20260102T030405.json")]
+    # Names of devices may differ only in what a file name cannot hold.
+    alike = [record("ssh://me@board", 1), record("ssh://me:board", 1)]
+    assert record_paths(alike, Path("r.json")) == [Path("r.json"), Path("r-2.json")]
+
+
+def test_records_of_the_same_second_are_all_kept(
+    run: Run, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: object, **__: object) -> dict[str, Any]:
+        return {**read_record(EXAMPLE), "created": "2026-01-02T03:04:05+00:00"}
+
+    monkeypatch.setattr("toolchain.measuring.benching.run_bench", measured)
+    names = []
+    for _ in range(3):
+        made = run("bench", bundle.folder)
+        assert made.exit_code == 0, made.output
+        names.append(next(line for line in made.stdout.splitlines() if line.startswith("record")))
+    assert len(set(names)) == 3
+    assert len(list((tmp_path / "records").iterdir())) == 3
+    assert names[2].endswith("20260102T030405-3.json")
+    for _ in range(2):  # a file that was named is replaced
+        run("bench", bundle.folder, "--out", "mine.json")
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == ["mine.json"]
