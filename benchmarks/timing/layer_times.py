@@ -13,6 +13,7 @@ https://onnxruntime.ai/docs/performance/tune-performance/profiling-tools.html
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import statistics
@@ -142,10 +143,11 @@ def profile_layers(
     """
     if at_least < 1:
         raise ConfigError(f"layer times: at_least is {at_least}; it must be 1 or more")
-    plain = OrtCpuSession(model, threads)
     plain_us: list[float] = []
     profiled_us: list[float] = []
-    with tempfile.TemporaryDirectory(prefix="layer-times-") as scratch:
+    with contextlib.closing(OrtCpuSession(model, threads)) as plain, tempfile.TemporaryDirectory(
+        prefix="layer-times-"
+    ) as scratch:
         profiled = _profiled_session(Path(model), plain, Path(scratch, "profile"))
         for _ in range(WARM_UP_CALLS):
             plain.run(feeds)  # refuses wrong feeds in words
@@ -169,7 +171,6 @@ def profile_layers(
                 f"{model}: ONNX Runtime wrote no whole profile ({error}); "
                 "free some space for temporary files"
             ) from error
-    plain.close()
     call_us = statistics.median(plain_us)
     layers, stamp_us = relieve(layers_of(events, WARM_UP_CALLS), call_us)
     return Profile(tuple(layers), calls, threads, call_us, statistics.median(profiled_us), stamp_us)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,11 +158,10 @@ def answer(model: ModelProto, inputs: np.ndarray, fused: bool) -> np.ndarray:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "variant.onnx")
         onnx.save(model, str(path))
-        session = OrtCpuSession(path, disable_fusion=not fused)
-        source, target = session.inputs[0].name, session.outputs[0].name
-        answered = [
-            session.run({source: inputs[start : start + BATCH]})[target]
-            for start in range(0, len(inputs), BATCH)
-        ]
-        session.close()
+        with closing(OrtCpuSession(path, disable_fusion=not fused)) as session:
+            source, target = session.inputs[0].name, session.outputs[0].name
+            answered = [
+                session.run({source: inputs[start : start + BATCH]})[target]
+                for start in range(0, len(inputs), BATCH)
+            ]
     return np.concatenate(answered)

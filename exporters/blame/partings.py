@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,7 +153,6 @@ def _run(
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "watched.onnx")
         onnx.save(copy, str(path))
-        session = OrtCpuSession(path, disable_fusion=not fused)
-        answered = session.run({model.graph.input[0].name: inputs})
-        session.close()
+        with closing(OrtCpuSession(path, disable_fusion=not fused)) as session:
+            answered = session.run({model.graph.input[0].name: inputs})
     return {value: np.asarray(answered[value], np.float64) for value in values}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,15 +48,15 @@ def mse_ranges(
     """
     seen = {name: _Seen() for name in _float_values(path)}
     with tempfile.TemporaryDirectory() as scratch:
-        session = _watching(path, Path(scratch, "watched.onnx"), list(seen))
-        source = session.inputs[0].name
-        for act in (_Seen.widen, _Seen.count):
-            for batch in batches:
-                answered = {**session.run({source: batch}), source: batch}
-                for name, values in seen.items():
-                    if act is _Seen.widen or values.high > values.low:
-                        act(values, answered[name])
-        session.close()
+        watching = _watching(path, Path(scratch, "watched.onnx"), list(seen))
+        with closing(watching) as session:
+            source = session.inputs[0].name
+            for act in (_Seen.widen, _Seen.count):
+                for batch in batches:
+                    answered = {**session.run({source: batch}), source: batch}
+                    for name, values in seen.items():
+                        if act is _Seen.widen or values.high > values.low:
+                            act(values, answered[name])
     return {
         name: best_range(each.counts, each.low, each.high, symmetric=symmetric)
         for name, each in seen.items()

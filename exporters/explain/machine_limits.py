@@ -12,6 +12,7 @@ import functools
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,13 +134,10 @@ def _session_us(model: ModelProto, folder: Path, threads: int) -> float:
 
     path = folder / "probe.onnx"
     onnx.save(model, str(path))
-    session = OrtCpuSession(path, threads)
-    shape = tuple(size or 1 for size in session.inputs[0].shape)
-    feeds = {session.inputs[0].name: np.ones(shape, np.float32)}
-    try:
+    with closing(OrtCpuSession(path, threads)) as session:
+        shape = tuple(size or 1 for size in session.inputs[0].shape)
+        feeds = {session.inputs[0].name: np.ones(shape, np.float32)}
         return _best_us(lambda: session.run(feeds), 0.15)
-    finally:
-        session.close()
 
 
 def _chain(length: int) -> ModelProto:

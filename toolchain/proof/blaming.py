@@ -8,6 +8,7 @@ costs      what each layer gives back when it alone is put back to float
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -129,5 +130,5 @@ def _reference(
     """What should come out: the student's, or the file's own with every pair in float."""
     if network is None:
         return answer(fresh if fresh is not None else model, inputs, fused=False)
-    session = TorchSession(network, inputs.shape[1:], 0)
-    return session.run({session.inputs[0].name: inputs})[session.outputs[0].name]
+    with closing(TorchSession(network, inputs.shape[1:], 0)) as session:
+        return session.run({session.inputs[0].name: inputs})[session.outputs[0].name]

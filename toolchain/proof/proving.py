@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -227,9 +228,8 @@ def _prove(
     kernels = kernel_report(path) if on_cpu else None
     recorded = None
     if on_cpu:
-        session = OrtCpuSession(path, threads)
-        recorded = bundle.verify_samples(session)
-        session.close()
+        with closing(OrtCpuSession(path, threads)) as session:
+            recorded = bundle.verify_samples(session)
     fresh, not_compared = _fresh(bundle, target, student, after_training)
     changed = None if fresh is None else tuple(differences(fresh, model))
     written_by = str(bundle.manifest.get("versions", {}).get(SELF, ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,22 +34,23 @@ def report(config: Report, source: Artifact, out: Path, ctx: RunContext) -> dict
     shutil.copytree(source.root / BUNDLE, out / BUNDLE)
     bundle = Bundle.open(out / BUNDLE)
     files = {"teacher": out / BUNDLE / "teacher.onnx", "student": bundle.model_path("ort-cpu")}
-    bundle.verify_samples(OrtCpuSession(files["student"])).require()
+    with closing(OrtCpuSession(files["student"])) as session:
+        bundle.verify_samples(session).require()
     top1 = {}
     for who, path in files.items():
-        session = OrtCpuSession(path, threads=torch.get_num_threads())
-        top1[who] = accuracy.evaluate(session, numpy_batches(data, data.test)).top1
-        session.close()
+        with closing(OrtCpuSession(path, threads=torch.get_num_threads())) as session:
+            top1[who] = accuracy.evaluate(session, numpy_batches(data, data.test)).top1
     images_u8, _ = bundle.samples()
-    sessions = {who: OrtCpuSession(path, threads=1) for who, path in files.items()}
-    times = latency.measure_interleaved(
-        sessions,
-        {bundle.manifest["input"]["name"]: bundle.preprocess(images_u8[:1])},
-        at_least_s=config.latency_s,
-        at_least=config.latency_runs,
-    )
-    for session in sessions.values():
-        session.close()
+    with ExitStack() as opened:
+        times = latency.measure_interleaved(
+            {
+                who: opened.enter_context(closing(OrtCpuSession(path, threads=1)))
+                for who, path in files.items()
+            },
+            {bundle.manifest["input"]["name"]: bundle.preprocess(images_u8[:1])},
+            at_least_s=config.latency_s,
+            at_least=config.latency_runs,
+        )
     sizes = {"teacher": source.find("teacher").metrics, "student": _last_measured(source)}
     numbers: dict[str, dict[str, Any]] = {
         who: {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -127,3 +128,16 @@ def test_what_cannot_be_measured_is_said(model: Path, tmp_path: Path) -> None:
         measure_layers(model, {"x": np.zeros((1, 3, 8, 8), np.float32)}, at_least=1)
     with pytest.raises(DeviceError, match="holds no kernel"):
         layers_of([])
+
+
+def test_the_session_is_closed_when_half_way_something_fails(
+    model: Path, sessions: dict[Any, bool]
+) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        profile_layers(model, {"x": np.zeros((1, 8, 8, 8), np.float32)}, progress=stop)
+    with pytest.raises(DeviceError):
+        measure_layers(model, {"x": np.zeros((1, 9, 8, 8), np.float32)})
+    assert list(sessions.values()) == [False, False]

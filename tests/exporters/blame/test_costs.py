@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from deploy.errors import DeviceError
 from exporters.blame.costs import answer, costs, in_float
 from exporters.blame.graph_layers import GraphLayers
 from exporters.blame.partings import EQUAL_DB, culprits, partings, snr
@@ -128,3 +130,14 @@ def test_what_is_not_finite_has_no_signal(bad: float) -> None:
     assert snr(one, np.array([1.0, bad, 1.0])) == -EQUAL_DB
     assert snr(one, np.ones(4)) == -EQUAL_DB
     assert snr(np.zeros(3), one) == -EQUAL_DB
+
+
+def test_sessions_are_closed_when_the_inputs_do_not_fit(
+    model: onnx.ModelProto, sessions: dict[Any, bool]
+) -> None:
+    wrong = np.zeros((2, 3, 8, 8), np.float32)
+    with pytest.raises(DeviceError):
+        answer(model, wrong, fused=False)
+    with pytest.raises(DeviceError):
+        partings(model, model, wrong)
+    assert list(sessions.values()) == [False, False]

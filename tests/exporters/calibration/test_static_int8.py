@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from deploy.engines.importer import import_onnx
-from deploy.errors import ConfigError, DataError, StorageError
+from deploy.errors import ConfigError, DataError, DeviceError, StorageError
 from deploy.sessions.ort import OrtCpuSession
-from exporters.calibration.mse_ranges import best_range
+from exporters.calibration.mse_ranges import best_range, mse_ranges
 from exporters.calibration.static_int8 import Method, static_int8
 from exporters.ort_graph import kernel_report
 
@@ -155,3 +156,11 @@ def test_no_other_share_of_the_range_is_better(seed: int, symmetric: bool, scale
         assert error(*got) <= error(share * whole[0], share * whole[1]) * (1 + 1e-9)
     assert got[0] <= 0 <= got[1]
     assert not symmetric or got[0] == -got[1]
+
+
+def test_the_session_is_closed_when_a_batch_does_not_fit(
+    float_classifier: Path, sessions: dict[Any, bool]
+) -> None:
+    with pytest.raises(DeviceError):
+        mse_ranges(float_classifier, [np.zeros((2, 3, 8, 8), np.float32)], symmetric=True)
+    assert list(sessions.values()) == [False]

@@ -65,6 +65,18 @@ def test_a_whole_bundle_is_proved_with_a_real_fresh_export(bundle: Bundle) -> No
     }  # fmt: skip
 
 
+def test_sessions_are_closed_when_the_bundles_samples_do_not_fit(
+    bundle: Bundle, sessions: dict[Any, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unfit(*_: object) -> None:
+        raise DataError("samples of another shape")
+
+    monkeypatch.setattr(Bundle, "verify_samples", unfit)
+    with pytest.raises(DataError, match="another shape"):
+        proved(bundle)
+    assert sessions and not any(sessions.values())
+
+
 def test_a_target_without_an_engine_says_so(case: Any, tmp_path: Path) -> None:
     bundle = case("vgg", "tensorrt").bundle(tmp_path, target="tensorrt")
     proof = proved(bundle)
