@@ -6,6 +6,7 @@ Every stage after the teacher's import works on such a graph, because quantizers
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -63,10 +64,13 @@ class _Tracer(fx.Tracer):
 def trace(model: nn.Module) -> fx.GraphModule:
     """The graph of ``model``; parameters are shared with it, module paths stay as they are.
 
+    Tensors that it passes by keyword are passed by position afterwards.
+
     Raises:
         StructureError: ``forward`` depends on values or shapes in a way torch.fx cannot follow.
     """
     if isinstance(model, fx.GraphModule):
+        _by_position(model)
         return model
     tracer = _Tracer()
     try:
@@ -86,7 +90,39 @@ def trace(model: nn.Module) -> fx.GraphModule:
         )
     network = fx.GraphModule(tracer.root, graph, class_name=type(model).__name__)
     network.train(model.training)
+    _by_position(network)
     return network
+
+
+def _by_position(network: fx.GraphModule) -> None:
+    """Pass every call's first two tensors by position, where each reader of the graph looks for them."""
+    changed = False
+    for node in network.graph.nodes:
+        args, kwargs = list(node.args), dict(node.kwargs)
+        if any(isinstance(value, fx.Node) for value in kwargs.values()):
+            for name in _leading(network, node)[len(args) : 2]:
+                if not isinstance(kwargs.get(name), fx.Node):
+                    break
+                args.append(kwargs.pop(name))
+                changed = True
+            node.args, node.kwargs = tuple(args), kwargs
+    if changed:
+        network.recompile()
+
+
+def _leading(network: fx.GraphModule, node: fx.Node) -> tuple[str, ...]:
+    """Names of what a call takes by position, in order."""
+    if node.op not in ("call_function", "call_module"):
+        return ()
+    called = node.target if node.op == "call_function" else network.get_submodule(str(node.target))
+    try:
+        function = called.forward if isinstance(called, nn.Module) else called
+        parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # torch's own in C have no signature, and these names
+        return ("input", "other")
+    if any(each.kind is each.VAR_POSITIONAL for each in parameters):  # torch picks one of two
+        return ("input", "other")
+    return tuple(each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD)
 
 
 def module_of(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import pytest
 import torch
@@ -42,6 +43,32 @@ def test_a_pad_shortcut_is_one_node() -> None:
     assert [str(node.target) for node in found] == ["layer2.0.shortcut", "layer3.0.shortcut"]
     assert graph.moves_values(network, found[0])
     assert graph.is_relu(network, graph.origin(network, found[0]))
+
+
+class Keywords(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(input=x))
+        y = torch.add(x, other=self.b(input=x))
+        return torch.cat(tensors=[y, torch.flatten(input=y, start_dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("trace", [graph.trace, lambda net: graph.trace(fx.symbolic_trace(net))])
+def test_tensors_given_by_keyword_are_found_like_others(trace: Any) -> None:
+    model = Keywords()
+    network = trace(model)
+    x = torch.randn(2, 4)
+    assert torch.equal(network(x), model(x))
+    nodes = {node.name: node for node in network.graph.nodes}
+    assert graph.origin(network, nodes["flatten"]) is nodes["add"]
+    assert nodes["flatten"].kwargs == {"start_dim": 1}
+    assert nodes["b"].args == (nodes["relu"],)
+    graph.remove_branches(network, {"add": 1})
+    y = model.b(F.relu(model.a(x)))
+    assert torch.equal(network(x), torch.cat([y, y], dim=1))
 
 
 class Branches(nn.Module):

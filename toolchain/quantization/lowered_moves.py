@@ -134,6 +134,7 @@ def lower_flatten(network: fx.GraphModule, node: fx.Node, module: nn.Module | No
     if isinstance(module, nn.Flatten):
         plain = (module.start_dim, module.end_dim) == (1, -1)
     else:
-        plain = [*node.args[1:], *node.kwargs.values()] in ([1], [1, -1])
+        given = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
+        plain = (given.get("start_dim", 0), given.get("end_dim", -1)) == (1, -1)
     if plain:
         _replace(network, node, Flatten(), f"lowered_{node.name}")

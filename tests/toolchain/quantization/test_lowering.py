@@ -186,6 +186,26 @@ class Means(nn.Module):
         return self.few(x).flatten(1, -1)
 
 
+class Keywords(nn.Module):
+    """Every tensor is passed by keyword."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.a, self.bn, self.b = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+        self.pad, self.how = PadShortcut(4, 6, 2), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(input=self.bn(input=self.a(input=x)))
+        y = F.relu(input=torch.add(input=y, other=self.b(input=y)))
+        y = self.pad(x=F.max_pool2d(input=y, kernel_size=2))
+        if self.how == "mean":
+            return torch.mean(input=y, dim=(2, 3))
+        if self.how == "pool":
+            y = F.adaptive_avg_pool2d(input=y, output_size=1)
+            return torch.flatten(input=y, start_dim=1)
+        return torch.flatten(input=y, end_dim=1).flatten(end_dim=-1, start_dim=1)
+
+
 SPECIAL: list[tuple[str, Callable[[], nn.Module]]] = [
     ("shared", Shared),
     ("pre-activation", PreActivation),
@@ -199,6 +219,7 @@ SPECIAL: list[tuple[str, Callable[[], nn.Module]]] = [
         nn.Conv2d(3, 4, 3), PadShortcut(4, 6, 1), nn.Conv2d(6, 2, 1))),
     *[(f"mean-{how}", lambda how=how: Means(how))
       for how in ("method", "keep", "module", "function", "channels", "few")],
+    *[(f"keywords-{how}", lambda how=how: Keywords(how)) for how in ("mean", "pool", "flatten")],
 ]  # fmt: skip
 
 
@@ -214,8 +235,9 @@ def test_unusual_networks(
     lowered = lower(network)
     assert difference(network, lowered, x.double()) < 1e-9
     assert any("GlobalAveragePool" in type(m).__name__ for m in lowered.modules()) == (
-        name in ("mean-method", "mean-keep", "mean-module", "mean-function")
-    )
+        name in ("mean-method", "mean-keep", "mean-module", "mean-function",
+                 "keywords-mean", "keywords-pool")
+    )  # fmt: skip
 
 
 def test_signed_shortcut_is_exact_with_channels_in_any_order() -> None:
