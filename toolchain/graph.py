@@ -21,6 +21,7 @@ from toolchain.models.shortcut import PadShortcut
 ADD: frozenset[Any] = frozenset({operator.add, operator.iadd, torch.add, "add", "add_"})
 RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"})
 RELU6: frozenset[Any] = frozenset({F.relu6})
+CONCAT: frozenset[Any] = frozenset({torch.cat, torch.concat})
 
 # Operations that move or drop values but never make new ones, except zero: a grid survives them.
 MOVES_MODULES = (
@@ -189,7 +190,10 @@ def is_nonnegative(
     node = origin(network, node)
     while calls(network, node, pooling, pools) and isinstance(node.args[0], fx.Node):
         node = origin(network, node.args[0])
-    return known(node) or is_relu(network, node) or is_relu6(network, node)
+    if known(node) or is_relu(network, node) or is_relu6(network, node):
+        return True
+    parts = node.all_input_nodes if calls(network, node, CONCAT) else []
+    return bool(parts) and all(is_nonnegative(network, part, known) for part in parts)
 
 
 def compute_nodes(network: fx.GraphModule, kinds: tuple[type[nn.Module], ...]) -> Iterator[fx.Node]:

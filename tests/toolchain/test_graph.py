@@ -141,6 +141,10 @@ class Signs(nn.Module):
             return self.pool(F.relu6(x)).mean((2, 3))
         if self.how == "conv after relu":
             return self.conv(F.relu(x))
+        if self.how == "concat of relus":
+            return self.pool(torch.cat([F.relu(x), torch.cat([F.relu6(x)], 1)], 1))
+        if self.how == "concat with the input":
+            return torch.cat([F.relu(x), x], dim=1)
         if self.how == "sum":
             return F.relu(x) + x
         return x
@@ -152,6 +156,8 @@ class Signs(nn.Module):
         ("moved relu", True),
         ("pooled relu6", True),
         ("conv after relu", False),
+        ("concat of relus", True),
+        ("concat with the input", False),
         ("sum", False),
         ("input", False),
     ],

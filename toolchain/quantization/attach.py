@@ -36,7 +36,6 @@ from toolchain.training.evaluation import eval_mode
 
 AVERAGES = frozenset({F.adaptive_avg_pool2d, F.avg_pool2d, torch.mean, "mean"})
 AVERAGE_MODULES = (nn.AdaptiveAvgPool2d, nn.AvgPool2d)
-CONCAT = frozenset({torch.cat, torch.concat})
 PREFIX = "quantizers"
 
 
@@ -171,7 +170,7 @@ def _values(network: fx.GraphModule, chosen: set[str], tokens: set[str]) -> Iter
                 graph.is_relu(network, users[0]) or graph.is_relu6(network, users[0])
             )
             yield users[0] if relu else node
-        elif graph.calls(network, node, AVERAGES | CONCAT, AVERAGE_MODULES):
+        elif graph.calls(network, node, AVERAGES | graph.CONCAT, AVERAGE_MODULES):
             yield from node.all_input_nodes
             yield node
 

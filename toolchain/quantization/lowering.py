@@ -21,7 +21,7 @@ from torch.nn.modules.conv import _ConvNd
 from deploy.targets import Target
 from toolchain import graph
 from toolchain.models.shortcut import PadShortcut
-from toolchain.quantization.attach import AVERAGES, CONCAT, quantizer_of
+from toolchain.quantization.attach import AVERAGES, quantizer_of
 from toolchain.quantization.attached import strip_views
 from toolchain.quantization.lowered_grids import fixed_grid
 from toolchain.quantization.lowered_layers import lower_layer, part_shared_layers
@@ -56,7 +56,7 @@ def lower(network: fx.GraphModule, target: Target = "ort-cpu") -> fx.GraphModule
             lower_pool(lowered, node, module)
         elif isinstance(module, nn.Flatten) or graph.calls(lowered, node, FLATTEN):
             lower_flatten(lowered, node, module)
-        elif target != "ort-cpu" and graph.calls(lowered, node, CONCAT):
+        elif target != "ort-cpu" and graph.calls(lowered, node, graph.CONCAT):
             share_concat_grid(lowered, node, target)
     for node in list(lowered.graph.nodes):
         quantizer = quantizer_of(lowered, node)

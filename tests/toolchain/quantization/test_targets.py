@@ -316,6 +316,57 @@ def test_concats_shortcuts_and_transposed_convolutions(target: Target, tmp_path:
         assert import_onnx(path, "rtx")
 
 
+class Rectified(nn.Module):
+    """Concat of values that are never below zero, on different grids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 1)
+        self.c, self.last = nn.Conv2d(8, 6, 3), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([torch.relu(self.a(x)), torch.relu(3 * self.b(x))], 1)
+        return self.last(torch.relu(self.c(x)).mean((2, 3)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("steps", [WIDE, PORTABLE])
+def test_a_concat_of_rectified_values_has_no_steps_below_zero(steps: int, tmp_path: Path) -> None:
+    x = torch.randn(64, 3, 6, 6)
+    network = trace(Rectified().eval())
+    attach_quantizers(network, Quantization(unsigned_steps=steps))
+    calibrate(network, [x], "max")
+    joint = network.get_submodule("quantizers.cat")
+    assert isinstance(joint, ActivationQuantizer)
+    seen: list[Tensor] = []
+    handle = joint.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    network(x)
+    handle.remove()
+    assert float(seen[0].min()) == 0
+    codes = seen[0] / joint.step()
+    assert steps - 2 <= float(codes.max().round()) <= steps  # all of the grid is in use
+
+    for target in TARGETS if steps == PORTABLE else ("ort-cpu",):
+        lowered = lower(copy.deepcopy(network).double(), target)
+        wanted = network.double()(x.double())
+        half = target == "tensorrt-fp16"
+        torch.testing.assert_close(
+            lowered(x.double()), wanted, atol=0.02 if half else 1e-6, rtol=1e-4
+        )
+    network.float()
+    path = export_onnx(lower(network), x[:2], tmp_path / "m.onnx")
+    report = kernel_report(path).require()
+    assert report.operators["QLinearConcat"] == 1
+    want = network(x).numpy()
+    np.testing.assert_allclose(simulated(path, x), want, atol=1e-5)
+    session = OrtCpuSession(path)
+    got = session.run({INPUT: x.numpy()})[OUTPUT]
+    session.close()
+    head = network.get_submodule("last").weight.abs().sum(1)  # type: ignore[operator, union-attr]
+    step_C = (network.get_submodule("quantizers.mean").step() * head).numpy()  # type: ignore[operator, union-attr]
+    assert (np.abs(got - want) <= 1.01 * step_C).all()
+
+
 @needs_rtx
 @pytest.mark.parametrize("target", TENSORRT)
 def test_engine_of_a_residual_network(
