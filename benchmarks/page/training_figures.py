@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from benchmarks.page import numbers
 from benchmarks.page.blocks import NARROW, WIDE, Figure, key
@@ -63,6 +63,10 @@ CHARTS = (
     Chart("Speed of training", "images per second", lambda name: _last(name) == "images_per_s"),
 )
 TERMS = Chart("Terms of the loss", "loss", lambda name: True)
+_WEIGHTED = (
+    "Each term times its strength, which is what it adds to the loss, from means over the epoch so far; "
+    "what has no strength in the log is shown as it is."
+)
 
 
 def training_figures(logs: Sequence[Log], teacher_validation: float | None = None) -> list[Figure]:
@@ -87,8 +91,11 @@ def training_figures(logs: Sequence[Log], teacher_validation: float | None = Non
         series = [
             one
             for index, name in enumerate(groups.get(chart.title, ()))
-            for one in _series(name, laid, series_style(index), chart.steps)
-        ]
+            for one in _series(
+                name, laid, series_style(index), chart.steps,
+                _contribution if chart is TERMS else numbers.known,
+            )
+        ]  # fmt: skip
         if chart.title == "Accuracy" and series and teacher_validation is not None:
             end = laid[-1].end
             series.append(
@@ -96,8 +103,27 @@ def training_figures(logs: Sequence[Log], teacher_validation: float | None = Non
                        Style("teacher", "5 3", "ring"))
             )  # fmt: skip
         if series:
-            figures.append(_figure(chart, series, laid))
+            weighted = chart is TERMS and any(
+                _strength_of(row, one.name) is not None
+                for place in laid
+                for row in place.log.rows
+                for one in series
+            )
+            figures.append(_figure(chart, series, laid, _WEIGHTED if weighted else ""))
     return figures
+
+
+def _contribution(row: Mapping[str, object], name: str) -> float | None:
+    """What a term adds to the loss: its value times its strength, where the row has one."""
+    value, strength = numbers.known(row, name), _strength_of(row, name)
+    return value if value is None or strength is None else strength * value
+
+
+def _strength_of(row: Mapping[str, object], name: str) -> float | None:
+    """``strength.kl`` of ``kl``; of ``student.kl``, which has its update before it, likewise behind it."""
+    update, dot, term = name.partition(".")
+    own = numbers.known(row, f"strength.{name}")
+    return numbers.known(row, f"{update}.strength.{term}") if own is None and dot else own
 
 
 def laid_out(logs: Sequence[Log]) -> list[Place]:
@@ -122,15 +148,17 @@ def _step(row: Mapping[str, object]) -> float:
     return numbers.known(row, "step") or 0.0
 
 
-def _series(name: str, laid: Sequence[Place], style: Style, steps: bool) -> list[Series]:
-    """The numbers of one name through all stages, interrupted between them."""
+def _series(
+    name: str,
+    laid: Sequence[Place],
+    style: Style,
+    steps: bool,
+    value: Callable[[Mapping[str, Any], str], float | None],
+) -> list[Series]:
+    """The numbers of one name through all stages, interrupted between them; ``value`` reads them of a row."""
     points: list[tuple[float, float | None]] = []
     for place in laid:
-        found = [
-            (place.at(_step(row)), numbers.known(row, name))
-            for row in place.log.rows
-            if name in row
-        ]
+        found = [(place.at(_step(row)), value(row, name)) for row in place.log.rows if name in row]
         stride = max(1, -(-len(found) * max(1, len(laid)) // _MOST))
         kept = found[::stride]
         if found and kept[-1] != found[-1]:
@@ -148,7 +176,9 @@ def _series(name: str, laid: Sequence[Place], style: Style, steps: bool) -> list
     ]  # fmt: skip
 
 
-def _figure(chart: Chart, series: Sequence[Series], laid: Sequence[Place]) -> Figure:
+def _figure(
+    chart: Chart, series: Sequence[Series], laid: Sequence[Place], caption: str = ""
+) -> Figure:
     ends = [(place.end, numbers.grouped(place.steps)) for place in laid]
     last = {one.name: [y for _, y in one.points if y is not None][-1] for one in series}
     plot = Plot(
@@ -167,6 +197,6 @@ def _figure(chart: Chart, series: Sequence[Series], laid: Sequence[Place]) -> Fi
         chart.title,
         plot.svg(WIDE, 250),
         plot.svg(NARROW, 240),
-        "",
+        caption,
         [key(words(one.name), one.style, dot=one.dots) for one in series],
     )

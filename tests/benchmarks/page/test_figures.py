@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -148,6 +149,26 @@ def test_training_has_a_figure_for_each_kind_of_number() -> None:
     titles = [f.title for f in training_figures([Log("pqk", log.rows + end, 0)], 91.0)]
     assert titles == ["Loss", "Terms of the loss", "Accuracy", "Sparsity", "Bits of the weights",
                       "Strengths of supervision", "Learning rate"]  # fmt: skip
+
+
+def test_terms_are_drawn_as_what_they_add_to_the_loss() -> None:
+    first = rows(2, **{"loss": 0.5, "task": 2.0, "kl": 0.5, "at@layer1.0": 0.001,
+                       "strength.task": 0.1, "strength.kl": 0.4, "strength.at@layer1.0": 100.0})  # fmt: skip
+    second = rows(2, **{"student.loss": 0.9, "student.kl": 3.0, "student.strength.kl": 0.3,
+                        "teacher.task": 0.7})  # fmt: skip
+    figures = training_figures([Log("recover", first, 0), Log("pqk", second, 0)])
+    (figure,) = [each for each in figures if each.title == "Terms of the loss"]
+    shown = dict.fromkeys(tips(figure.wide))
+    assert list(shown) == [
+        "task 0.2000", "kl 0.2000", "at@layer1, 0 0.1000", "student, kl 0.9000",
+        "teacher, task 0.7000",
+    ]  # fmt: skip
+    contributions = [float(tip.split()[-1]) for tip in list(shown)[:3]]
+    assert sum(contributions) == pytest.approx(first[0]["loss"])
+    assert "times its strength" in figure.caption
+    plain = training_figures([Log("teacher", rows(2, loss=1.0, task=0.25), 0)])[1]
+    assert (plain.title, plain.caption) == ("Terms of the loss", "")
+    assert set(tips(plain.wide)) == {"task 0.2500"}
 
 
 def test_stages_lie_apart_and_short_ones_keep_their_name() -> None:
