@@ -38,11 +38,16 @@ def register(name: str) -> Callable[[Builder], Builder]:
     return enter
 
 
-def names() -> tuple[str, ...]:
-    """Names of all built-in networks, sorted."""
+def builders() -> dict[str, Builder]:
+    """All built-in networks by name, sorted."""
     for module in _MODULES:
         importlib.import_module(f"toolchain.models.{module}")
-    return tuple(sorted(_BUILDERS))
+    return dict(sorted(_BUILDERS.items()))
+
+
+def names() -> tuple[str, ...]:
+    """Names of all built-in networks, sorted."""
+    return tuple(builders())
 
 
 def build(name: str, **args: Any) -> nn.Module:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, get_args
 
+from toolchain.models.arguments import call_form
 from toolchain.recipe.schema import DataConfig, StructureConfig
 from toolchain.stages import STAGES
 
@@ -23,11 +25,14 @@ _IMPORTANCES = {
 
 
 def named(what: str) -> list[tuple[str, str]]:
-    """Names and descriptions of ``models``, ``stages``, ``data`` or ``importances``."""
-    if what == "models":
-        from toolchain.models.registry import names
+    """Names and descriptions of ``models``, ``stages``, ``data`` or ``importances``.
 
-        return [(name, "") for name in names()]
+    A model has a second row, without its name: the arguments that it takes, with their defaults.
+    """
+    if what == "models":
+        from toolchain.models.registry import builders
+
+        return [row for name, builder in builders().items() for row in _model(name, builder)]
     if what == "importances":
         accepted = get_args(StructureConfig.model_fields["importance"].annotation)
         return [(name, _IMPORTANCES[name]) for name in accepted]
@@ -92,6 +97,11 @@ def spots(recipe: Recipe) -> dict[str, list[tuple[str, str]]]:
         seen = spots_of(network, torch.zeros(2, *shape))
         found[where] = [(name, " x ".join(map(str, size[1:]))) for name, size in seen.items()]
     return found
+
+
+def _model(name: str, builder: Callable[..., object]) -> Iterator[tuple[str, str]]:
+    yield name, _first_line(builder)
+    yield "", f"args: {call_form('', builder)[1:-1]}"
 
 
 def _first_line(described: object) -> str:

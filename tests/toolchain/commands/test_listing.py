@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from toolchain.cli import app
 from toolchain.distillation.controllers.controller import CONTROLLERS
 from toolchain.distillation.losses.entry import LOSSES
 from toolchain.distillation.teachers.registry import TEACHERS
+from toolchain.models import registry
 
 
 def listed(*arguments: object) -> Result:
@@ -18,19 +20,36 @@ def listed(*arguments: object) -> Result:
 
 
 @pytest.mark.parametrize(
-    ("what", "registry"),
+    ("what", "entries"),
     [("losses", LOSSES), ("controllers", CONTROLLERS), ("teachers", TEACHERS)],
 )
-def test_every_name_is_listed_with_its_source(what: str, registry: dict[str, object]) -> None:
+def test_every_name_is_listed_with_its_source(what: str, entries: dict[str, object]) -> None:
     result = listed(what)
     assert result.exit_code == 0
     head, *lines = result.stdout.splitlines()
     assert head.split()[-2:] == ["source", "about"]
-    assert [line.split()[0] for line in lines] == list(registry)
-    for line, entry in zip(lines, registry.values(), strict=True):
+    assert [line.split()[0] for line in lines] == list(entries)
+    for line, entry in zip(lines, entries.values(), strict=True):
         source = entry.source  # type: ignore[attr-defined]
         assert (source or " - ") in line
         assert len(line) > line.index(source or " - ") + len(source or " - ") + 10  # says something
+
+
+def test_models_are_listed_with_a_line_and_their_arguments() -> None:
+    lines = listed("models").stdout.splitlines()
+    models = {line.split()[0]: line for line in lines[::2]}
+    arguments = dict(zip(models, lines[1::2], strict=True))
+    assert tuple(models) == registry.names()
+    for name, builder in registry.builders().items():
+        assert len(models[name].split()) > 4  # says something
+        column = models[name].index(models[name].split()[1])
+        assert arguments[name][:column].strip() == ""
+        said = arguments[name][column:]
+        assert said.startswith("args: ")
+        # As Python reads them they are the builder's own arguments, none missing, each with its default.
+        given = eval(f"dict({said.removeprefix('args: ')})")
+        parameters = inspect.signature(builder).parameters
+        assert given == {key: each.default for key, each in parameters.items()}
 
 
 def test_losses_have_their_customary_strength() -> None:
