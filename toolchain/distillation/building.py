@@ -81,9 +81,11 @@ def check_names(config: Distil) -> None:
 
     Raises:
         ConfigError: An unknown loss, teacher, controller or option; a value that an option does not take; one
-            spot where a loss compares two, or two for one.
+            spot where a loss compares two, or two for one; no loss inside the networks where the controller
+            decides there.
     """
-    CONTROLLERS.look_up(config.controller).check(config.controller_options)
+    controller = CONTROLLERS.look_up(config.controller)
+    controller.check(config.controller_options)
     own = config.teachers.get(PRETRAINED)
     if own is not None and own.kind != PRETRAINED:
         raise ConfigError(
@@ -98,6 +100,12 @@ def check_names(config: Distil) -> None:
             raise ConfigError(
                 f"distil.losses ({loss.loss}).teacher: {unknown(loss.teacher, known)}"
             )
+    if controller.inner_spots and not any(map(_inside, config.losses)):
+        given = ", ".join(f"{loss.loss} at {loss.spot}" for loss in config.losses) or "no loss"
+        raise ConfigError(
+            f"distil.losses: {given} given, and {config.controller} decides at spots inside both networks; "
+            "accepted is a loss there as well; add one at a spot like layer3 or penultimate"
+        )
 
 
 def build_terms(
@@ -170,6 +178,13 @@ def _spots(loss: DistilLoss, entry: LossEntry) -> tuple[Spot, Spot]:
             "list the loss twice for two spots"
         )
     return spots
+
+
+def _inside(loss: DistilLoss) -> bool:
+    """Whether it compares what both networks have before their logits."""
+    entry = LOSSES.look_up(loss.loss)
+    seen = [one for spot in _spots(loss, entry) for one in spots_of(spot)]
+    return entry.match != "exit" and LOGITS not in seen
 
 
 def _places(

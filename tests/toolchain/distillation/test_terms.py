@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deploy.errors import ConfigError
+from toolchain.chain import check_order, standard_chain
 from toolchain.distillation.building import check_names, recovery_objective
 from toolchain.distillation.config import Distil, DistilLoss
 from toolchain.distillation.controllers.controller import Guidance, Steady
@@ -312,11 +313,34 @@ def test_mistakes_in_a_recipe_are_one_line(config: dict[str, Any], message: str)
         ({"teachers": {"pretrained": {"kind": "ema"}}}, "give the teacher another name"),
         ({"losses": [{"loss": "kl", "spot": ["a", "b"]}]}, "accepted is one path"),
         ({"losses": [{"loss": "fsp", "spot": ["a", "b"], "student_spot": "a"}]}, "two paths"),
+        ({"controller": "spot-adaptive"}, "kl at logits given, and spot-adaptive decides at spots"),
+        ({"controller": "spot-adaptive", "losses": []}, "no loss given.*layer3 or penultimate"),
+        ({"controller": "spot-adaptive", "losses": [{"loss": "ofa", "spot": "layer*"}]}, "ofa at"),
+        ({"controller": "spot-adaptive",
+          "losses": [{"loss": "fsp", "spot": ["layer1", "logits"]}]}, "fsp at"),
     ],
 )  # fmt: skip
 def test_names_are_checked_before_anything_is_built(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_names(Distil(**config))
+
+
+@pytest.mark.parametrize("spot", ["layer*", "penultimate", "layer3"])
+def test_a_loss_inside_is_enough_for_a_controller_that_decides_there(spot: str) -> None:
+    losses = (DistilLoss(loss="kl"), DistilLoss(loss="at", spot=spot))
+    check_names(Distil(losses=losses, controller="spot-adaptive"))
+
+
+def test_spot_adaptive_without_a_spot_is_refused_before_the_first_stage() -> None:
+    stages = standard_chain()
+    distil = Distil(controller="spot-adaptive")
+    place = next(n for n, stage in enumerate(stages) if stage.stage == "recover")
+    wrong = [*stages]
+    wrong[place] = stages[place].model_copy(update={"distil": distil})
+    with pytest.raises(ConfigError, match=rf"stages.{place}. .recover.: .*spot-adaptive") as error:
+        check_order(wrong)
+    assert "\n" not in str(error.value)
+    check_order(stages)
 
 
 def test_names_that_exist_pass() -> None:

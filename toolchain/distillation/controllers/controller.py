@@ -116,6 +116,7 @@ class ControllerEntry:
         source: Who described it; empty for what nobody has to be credited for.
         held_out: Whether it learns from samples that the student is never fitted on; its option
             ``held_out`` is then the share of the training part that is cut away.
+        inner_spots: Whether it decides at spots inside both networks, and so needs a loss at one.
     """
 
     name: str
@@ -123,6 +124,7 @@ class ControllerEntry:
     about: str
     source: str = ""
     held_out: bool = False
+    inner_spots: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -174,12 +176,17 @@ CONTROLLERS: Registry[ControllerEntry] = Registry(
 
 
 def controller(
-    name: str, *, about: str, source: str = "", held_out: bool = False
+    name: str,
+    *,
+    about: str,
+    source: str = "",
+    held_out: bool = False,
+    inner_spots: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a controller under ``name``; a name that is taken is refused."""
 
     def register(build: Callable[..., Any]) -> Callable[..., Any]:
-        CONTROLLERS.add(name, ControllerEntry(name, build, about, source, held_out))
+        CONTROLLERS.add(name, ControllerEntry(name, build, about, source, held_out, inner_spots))
         return build
 
     return register

@@ -45,6 +45,7 @@ GAMMA: Mapping[str, float] = {"at": 2.0, "vid": 2.0, "rkd": 2.0}
     "spot-adaptive",
     about="SAKD: a policy decides for every sample at which spots it is distilled",
     source="Song, Chen, Ye, Song 2022, IEEE TIP 31, arXiv 2205.02399",
+    inner_spots=True,
 )
 class SpotAdaptive(Steady):
     """Decides for every sample at which spots it is distilled; strengths stay the recipe's.
