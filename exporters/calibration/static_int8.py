@@ -9,15 +9,24 @@ https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from deploy.errors import ConfigError, DataError, MissingDependency, StorageError
+from deploy.errors import (
+    CompressDeployError,
+    ConfigError,
+    DataError,
+    MissingDependency,
+    StorageError,
+)
 from exporters import onnx_file
 from exporters.calibration.mse_ranges import mse_ranges
 
@@ -48,8 +57,8 @@ def static_int8(
     Raises:
         ConfigError: The method or the grid is unknown.
         DataError: There are no calibration batches.
-        StorageError: There is no such model, the file is not a whole one, or its opset is older than 13
-            and cannot be raised.
+        StorageError: There is no such model, the file is not a whole one, its opset is older than 13
+            and cannot be raised, or ONNX Runtime's quantizer cannot take it.
         MissingDependency: onnxruntime or onnx is not installed.
     """
     if method not in _METHODS:
@@ -57,7 +66,8 @@ def static_int8(
     if grid not in GRIDS:
         raise ConfigError(f"grid: unknown {grid!r}; choose from {list(GRIDS)}")
     model = onnx_file.load(float_onnx)
-    source = model.graph.input[0].name
+    constants = {tensor.name for tensor in model.graph.initializer}
+    source = next(value.name for value in model.graph.input if value.name not in constants)
     try:
         from onnxruntime import quantization as ort
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -94,8 +104,9 @@ def static_int8(
         prepared, quantized = Path(scratch, "prepared.onnx"), Path(scratch, "quantized.onnx")
         if _opset(model) < PER_CHANNEL_OPSET:
             float_onnx = _raised(model, float_onnx.name, Path(scratch, "raised.onnx"))
-        # Symbolic shape inference wants sympy and knows nothing about CNNs that ONNX's lacks.
-        quant_pre_process(str(float_onnx), str(prepared), skip_symbolic_shape=True)
+        with _of_onnx_runtime(float_onnx.name, method):
+            # Symbolic shape inference wants sympy and knows nothing about CNNs that ONNX's lacks.
+            quant_pre_process(str(float_onnx), str(prepared), skip_symbolic_shape=True)
         if method == "mse":
             assert isinstance(calibration_batches, list)
             ranges = mse_ranges(prepared, calibration_batches, symmetric=symmetric)
@@ -103,19 +114,38 @@ def static_int8(
                 name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
                 for name, (low, high) in ranges.items()
             }
-        ort.quantize_static(
-            str(prepared),
-            str(quantized),
-            Reader(),
-            quant_format=ort.QuantFormat.QDQ,
-            activation_type=ort.QuantType.QInt8 if symmetric else ort.QuantType.QUInt8,
-            weight_type=ort.QuantType.QInt8,
-            per_channel=True,
-            calibrate_method=getattr(ort.CalibrationMethod, _METHODS[method]),
-            extra_options=options,
-        )
+        with _of_onnx_runtime(float_onnx.name, method):
+            ort.quantize_static(
+                str(prepared),
+                str(quantized),
+                Reader(),
+                quant_format=ort.QuantFormat.QDQ,
+                activation_type=ort.QuantType.QInt8 if symmetric else ort.QuantType.QUInt8,
+                weight_type=ort.QuantType.QInt8,
+                per_channel=True,
+                calibrate_method=getattr(ort.CalibrationMethod, _METHODS[method]),
+                extra_options=options,
+            )
         quantized.replace(out)
     return out
+
+
+@contextmanager
+def _of_onnx_runtime(name: str, method: str) -> Iterator[None]:
+    """Inside the block another tool works on a model that nobody foresaw: what it prints is dropped, and what
+    it raises, of whatever type, is one line.
+    """
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    except CompressDeployError:
+        raise
+    except Exception as error:
+        raise StorageError(
+            f"{name}: ONNX Runtime's quantizer, calibrating by {method}, stops with "
+            f"{type(error).__name__} ({' '.join(str(error).split())[:200]}); accepted is a graph of standard "
+            "float operators; look for others with compress-deploy lint, or export it again"
+        ) from error
 
 
 def _opset(model: ModelProto) -> int:

@@ -52,6 +52,7 @@ from toolchain.proof.parity import (
     reload_student,
     same_grid,
 )
+from toolchain.proof.rounding import allowed_by_rounding, kept_in_float64, sentence
 from toolchain.proof.steps import counted
 from toolchain.runs.artifacts import installed_versions
 
@@ -90,6 +91,7 @@ class Proof:
         recorded: The bundle's samples on this machine, for ``ort-cpu``.
         kept: Nodes that were left in float on request.
         other_version: That wrote the file; what it did otherwise than this one is no fault.
+        notes: What was allowed for, one sentence each.
         blame: Layers, where something failed.
     """
 
@@ -102,6 +104,7 @@ class Proof:
     recorded: SampleCheck | None
     kept: frozenset[str] = frozenset()
     other_version: str = ""
+    notes: tuple[str, ...] = ()
     blame: Blame | None = None
 
     @property
@@ -154,6 +157,7 @@ class Proof:
             "changed": None if self.changed is None else [asdict(each) for each in self.changed],
             "not_compared": self.not_compared,
             "other_version": self.other_version,
+            "notes": list(self.notes),
             "recorded": None if self.recorded is None else asdict(self.recorded),
             "blame": None if self.blame is None else self.blame.to_dict(),
         }
@@ -223,7 +227,9 @@ def _prove(
     after_training = int8 and student.spec is not None and student.spec.quantization is None
     rungs = _rungs(bundle, target, student, after_training, batches, threads)
     with counted(progress, target) as step:
-        ladder = climb(target, rungs, samples, step)
+        ladder, note = _but_for_rounding(
+            climb(target, rungs, samples, step), student.network, samples
+        )
     on_cpu = target == "ort-cpu"
     kernels = kernel_report(path) if on_cpu else None
     recorded = None
@@ -235,10 +241,31 @@ def _prove(
     written_by = str(bundle.manifest.get("versions", {}).get(SELF, ""))
     other = written_by if written_by != installed_versions()[SELF] else ""
     kept = _kept(model, student.spec)
-    proof = Proof(target, ladder, kernels, int8, changed, not_compared, recorded, kept, other)
+    notes = (note,) if note else ()
+    proof = Proof(
+        target, ladder, kernels, int8, changed, not_compared, recorded, kept, other, notes
+    )
     if proof:
         return proof
     return replace(proof, blame=_blamed(proof, student, model, fresh, samples, progress))
+
+
+def _but_for_rounding(
+    ladder: Ladder, network: fx.GraphModule | None, samples: Samples
+) -> tuple[Ladder, str]:
+    """The ladder, whose hops from torch may lose what the student loses to itself, and a note if they do."""
+    hop = ladder.failed
+    if network is None or hop is None or hop.check is None or hop.check.allowed is not SAME_GRID:
+        return ladder, ""
+    kept = kept_in_float64(network, samples.batches(TORCH_BATCH, samples.rows))
+    hops = [
+        replace(each, check=allowed_by_rounding(each.check, kept))
+        if each.check is not None and each.check.allowed is SAME_GRID
+        else each
+        for each in ladder.hops
+    ]
+    wider = replace(ladder, hops=tuple(hops))
+    return wider, "" if wider.failed else sentence(ladder.target, kept)
 
 
 def _kept(model: ModelProto, spec: Spec | None) -> frozenset[str]:

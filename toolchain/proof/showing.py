@@ -27,6 +27,8 @@ def show(name: str, proofs: Sequence[Proof], console: Console) -> None:
             if hop.check is None:
                 _line(console, hop.below, f"not made: {hop.skipped}", "[yellow]skipped[/]")
         _evidence(proof, console)
+        for note in proof.notes:
+            _line(console, "rounding", note, "[yellow]allowed[/]")
         if proof.blame is not None and (proof.blame.layers or proof.ladder.failed is not None):
             console.print(_blame(proof.blame))
             for note in proof.blame.notes:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from toolchain.stages import Export
 
 MODEL = "model.onnx"
+CONSTANTS_IR = 4  # the first whose initializers need not be inputs
 BEFORE_QUANTIZATION = ("FILE-", "OP-", "SHAPE-")  # families of the linter's rules
 
 
@@ -74,6 +75,13 @@ def import_onnx_teacher(out: Path, ctx: RunContext) -> dict[str, float]:
             dims[0].Clear()
             dims[0].dim_param = "batch"
     del model.graph.value_info[:]  # may repeat the batch that it was exported with
+    if len(inputs) < len(model.graph.input):
+        # Weights that are inputs too could be fed, so no runtime folds them and no tool quantizes them.
+        kept = [value.SerializeToString() for value in inputs]
+        del model.graph.input[:]
+        for value in kept:
+            model.graph.input.add().ParseFromString(value)
+        model.ir_version = max(model.ir_version, CONSTANTS_IR)
     out.mkdir(parents=True, exist_ok=True)
     path = out / MODEL
     onnx.save(model, path)

@@ -15,6 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from deploy.bundle import Bundle
+from deploy.bundle import Bundle
 from deploy.errors import CompressDeployError, ConfigError, DataError
 from deploy.sessions.ort import OrtCpuSession
 from exporters.onnx_from_torch import export_onnx
@@ -236,3 +237,44 @@ def test_its_bundle_is_proved_against_the_file(given: Path, tmp_path: Path) -> N
     assert lost["above"] == "float file"
     assert lost["check"]["rows"] == 20
     assert lost["check"]["max_abs"] > 0
+
+
+def test_weights_that_are_inputs_too_become_constants(given: Path, tmp_path: Path) -> None:
+    """Files of before IR 4 list every weight among the inputs, in any order."""
+    model = onnx.load(given / "net.onnx")
+    listed = [
+        onnx.helper.make_tensor_value_info(one.name, one.data_type, list(one.dims))
+        for one in model.graph.initializer
+    ]
+    images = model.graph.input[0]
+    both = [*listed, images]
+    copied = [value.SerializeToString() for value in both]
+    del model.graph.input[:]
+    for value in copied:
+        model.graph.input.add().ParseFromString(value)
+    onnx.save(model, tmp_path / "listed.onnx")
+    answers = []
+    for name, file in (("plain", None), ("listed", tmp_path / "listed.onnx")):
+        out = tmp_path / name
+        assert run_recipe(recipe(given, file), out=out, allow_missed=True) == 0
+        (made,) = out.glob("grey-*")
+        kept = onnx.load(made / "bundle" / "ort-cpu.onnx")
+        assert len(kept.graph.input) == 1
+        images_u8, outputs = Bundle.open(made / "bundle").samples()
+        answers.append((images_u8, outputs))
+    for one, two in zip(*answers, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_what_the_quantizer_cannot_take_is_one_line(given: Path, tmp_path: Path) -> None:
+    def gelu(path: Path) -> Path:
+        model = onnx.load(given / "net.onnx")
+        relu = next(node for node in model.graph.node if node.op_type == "Relu")
+        relu.op_type, relu.domain = "Gelu", "com.microsoft"
+        model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+        onnx.save(model, path)
+        return path
+
+    with pytest.raises(CompressDeployError, match="quantizer, calibrating by mse") as caught:
+        run_recipe(recipe(given, gelu(tmp_path / "gelu.onnx")), out=tmp_path, allow_missed=True)
+    assert "\n" not in str(caught.value) and "model.onnx" in str(caught.value)
