@@ -75,15 +75,23 @@ class PlanFile:
         except (KeyError, TypeError) as error:
             raise self._damaged("layers", error) from error
 
+    def require_platform(self) -> None:
+        """Pass when the plan was built on such a system: what needs neither a driver nor a runtime to see.
+
+        Raises:
+            DeviceError: It was not; says for which.
+        """
+        mine = {"system": platform.system(), "machine": platform.machine()}
+        if self.about["platform"] != mine:
+            raise self._foreign("platform", _words(self.about["platform"]), _words(mine))
+
     def require_fit(self, runtime: str, version: str, gpu: Gpu | None) -> None:
         """Pass when the plan was built for this runtime, version, platform and GPU.
 
         Raises:
             DeviceError: It was not; says for what.
         """
-        mine = {"system": platform.system(), "machine": platform.machine()}
-        if self.about["platform"] != mine:
-            raise self._foreign("platform", _words(self.about["platform"]), _words(mine))
+        self.require_platform()
         built = self.about["runtime"]
         if built["flavour"] != runtime:
             raise self._foreign("runtime", MODULES[built["flavour"]], MODULES[runtime])

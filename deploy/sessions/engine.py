@@ -65,6 +65,7 @@ class EngineSession:
         cuda: Cuda | None = None,
     ) -> None:
         opened = open_plan(plan)
+        opened.require_platform()
         gpu = (driver or find_driver()).gpu(device)
         self._bindings = bindings or find_bindings(opened.runtime)
         opened.require_fit(self._bindings.flavour, self._bindings.version, gpu)

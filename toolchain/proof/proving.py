@@ -2,7 +2,7 @@
 
     ladder     the student in torch, the file with every Q/DQ pair in float, on integer kernels, as an engine
     kernels    every convolution of an int8 file for ONNX Runtime is an integer kernel
-    file       holds the constants and nodes that this version writes for the student
+    file       holds the constants and nodes that this version writes for the student, or calibrates anew
     samples    this machine answers the bundle's samples as it was recorded
 
 Where one fails, layers are blamed.
@@ -43,6 +43,12 @@ from exporters.proof.ladder import (
 )
 from exporters.proof.verify import Tolerance
 from toolchain.proof.blaming import Blame, blame
+from toolchain.proof.calibrated import ROWS as CALIBRATION_ROWS
+from toolchain.proof.calibrated import (
+    calibrated_anew,
+    calibrated_differences,
+    calibration_method,
+)
 from toolchain.proof.parity import (
     STUDENT,
     TorchSession,
@@ -67,6 +73,8 @@ if TYPE_CHECKING:
 NO_VERDICT = Tolerance(decisions=0.0, points=100.0)
 LARGEST_BATCH = 64
 SELF = "compress-deploy"
+EXPORTED = "what the student exports to"
+CALIBRATED = "the weights of the float file, and steps that these samples ask for"
 GIVEN = "float file"
 TORCH_BATCH = 256
 
@@ -91,6 +99,7 @@ class Proof:
         recorded: The bundle's samples on this machine, for ``ort-cpu``.
         kept: Nodes that were left in float on request.
         other_version: That wrote the file; what it did otherwise than this one is no fault.
+        expected: What the file was compared with, in words.
         notes: What was allowed for, one sentence each.
         blame: Layers, where something failed.
     """
@@ -104,6 +113,7 @@ class Proof:
     recorded: SampleCheck | None
     kept: frozenset[str] = frozenset()
     other_version: str = ""
+    expected: str = EXPORTED
     notes: tuple[str, ...] = ()
     blame: Blame | None = None
 
@@ -128,7 +138,7 @@ class Proof:
             )
         if self.changed and not self.other_version:
             said.append(
-                f"the file is not what the student exports to: {self.changed[0].what}"
+                f"the file does not hold {self.expected}: {self.changed[0].what}"
                 + (f", and {len(self.changed) - 1} more" if len(self.changed) > 1 else "")
             )
         if self.recorded is not None and not self.recorded:
@@ -236,14 +246,27 @@ def _prove(
     if on_cpu:
         with closing(OrtCpuSession(path, threads)) as session:
             recorded = bundle.verify_samples(session)
-    fresh, not_compared = _fresh(bundle, target, student, after_training)
-    changed = None if fresh is None else tuple(differences(fresh, model))
-    written_by = str(bundle.manifest.get("versions", {}).get(SELF, ""))
-    other = written_by if written_by != installed_versions()[SELF] else ""
+    calibrated = after_training or (int8 and _is_of_onnx_file(bundle))
+    if calibrated:
+        fresh, not_compared = _calibrated(bundle, target, student, samples)
+    else:
+        fresh, not_compared = _fresh(bundle, target, student)
+    compare = calibrated_differences if calibrated else differences
+    changed = None if fresh is None else tuple(compare(fresh, model))
+    other = _other_version(bundle, "onnxruntime" if calibrated else None)
     kept = _kept(model, student.spec)
-    notes = (note,) if note else ()
     proof = Proof(
-        target, ladder, kernels, int8, changed, not_compared, recorded, kept, other, notes
+        target,
+        ladder,
+        kernels,
+        int8,
+        changed,
+        not_compared,
+        recorded,
+        kept,
+        other,
+        CALIBRATED if calibrated else EXPORTED,
+        (note,) if note else (),
     )
     if proof:
         return proof
@@ -325,20 +348,44 @@ def _is_of_onnx_file(bundle: Bundle) -> bool:
     return bool(bundle.manifest.get("recipe", {}).get("model", {}).get("onnx"))
 
 
-def _fresh(
-    bundle: Bundle, target: Target, student: Student, after_training: bool
-) -> tuple[ModelProto | None, str]:
+def _other_version(bundle: Bundle, quantizer: str | None) -> str:
+    """The version that wrote the bundle, of this project or of the quantizer, where it is not this one."""
+    wrote, here = bundle.manifest.get("versions", {}), installed_versions()
+    if str(wrote.get(SELF, "")) != here[SELF]:
+        return str(wrote.get(SELF, ""))
+    if quantizer is not None and str(wrote.get(quantizer, "")) != here[quantizer]:
+        return f"{quantizer} {wrote.get(quantizer, '')}"
+    return ""
+
+
+def _fresh(bundle: Bundle, target: Target, student: Student) -> tuple[ModelProto | None, str]:
     """The student exported again, or why that is nothing to compare the file with."""
     if student.network is None:
         return None, student.absent
-    if after_training:
-        return None, "the file was quantized after training, not exported from a quantized student"
+    with tempfile.TemporaryDirectory() as scratch:
+        return onnx_file.load(_exported(bundle, target, student.network, Path(scratch))), ""
+
+
+def _exported(bundle: Bundle, target: Target, network: fx.GraphModule, folder: Path) -> Path:
     images_u8, _ = bundle.samples()
     example = torch.from_numpy(bundle.preprocess(images_u8[:2]))
     example = example if len(example) > 1 else example.repeat(2, 1, 1, 1)
+    return fresh_export(network, example, target, folder / "fresh.onnx")
+
+
+def _calibrated(
+    bundle: Bundle, target: Target, student: Student, samples: Samples
+) -> tuple[ModelProto | None, str]:
+    """The float file quantized again, on the first samples, or why it cannot be."""
+    method = calibration_method(bundle)
+    if method is None or target == "tensorrt-fp16":
+        return None, "the file was quantized after training, and the bundle does not say how"
+    inputs, _ = next(samples.batches(min(CALIBRATION_ROWS, samples.rows), CALIBRATION_ROWS))
     with tempfile.TemporaryDirectory() as scratch:
-        path = fresh_export(student.network, example, target, Path(scratch, "fresh.onnx"))
-        return onnx_file.load(path), ""
+        float_onnx = bundle.folder / "teacher.onnx"
+        if student.network is not None:
+            float_onnx = _exported(bundle, target, student.network, Path(scratch))
+        return calibrated_anew(float_onnx, inputs, method, target), ""
 
 
 def _blamed(

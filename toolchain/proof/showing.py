@@ -17,6 +17,8 @@ from toolchain.proof.proving import Proof
 
 SHOWN = 5
 _OK, _FAILED = "[green]ok[/]", "[red bold]FAILED[/]"
+# What quantization without training costs is a number to read.
+_NOT_JUDGED = "[yellow]not judged[/]"
 
 
 def show(name: str, proofs: Sequence[Proof], console: Console) -> None:
@@ -93,7 +95,7 @@ def _hop(hop: Hop, stands: dict[str, Stand]) -> list[str]:
         f"{check.agreeing}/{check.rows}",
         top1,
         f"{check.max_abs:.2g}",
-        _OK if check else _FAILED,
+        (_NOT_JUDGED if check.allowed.decisions == 0 else _OK) if check else _FAILED,
     ]
 
 
@@ -113,12 +115,12 @@ def _evidence(proof: Proof, console: Console) -> None:
     if proof.changed is None:
         _line(console, "file", f"not compared: {proof.not_compared}", "[yellow]skipped[/]")
     elif proof.changed:
-        said = f"{len(proof.changed)} differences from what the student exports to"
+        said = f"{len(proof.changed)} differences from {proof.expected}"
         if proof.other_version:
             said += f" with this version; {proof.other_version} wrote it, and the ladder decides"
         _line(console, "file", said, "[yellow]differs[/]" if proof.other_version else _FAILED)
     else:
-        _line(console, "file", "holds what the student exports to", _OK)
+        _line(console, "file", f"holds {proof.expected}", _OK)
     if proof.recorded is not None:
         check = proof.recorded
         said = f"{check.agreeing} of {check.rows} decided as recorded, max |Δ| {check.max_abs:.2g}"

@@ -166,3 +166,12 @@ def test_a_side_file_with_more_than_we_know_is_read(plan: Any) -> None:
     about = json.loads(side_path(path).read_text())
     side_path(path).write_text(json.dumps({**about, "later": 1}))
     assert open_plan(path).about["later"] == 1
+
+
+def test_a_plan_for_another_platform_is_said_before_a_driver_is_looked_for(plan: Any) -> None:
+    """A machine without a GPU names what is wrong with the plan, not what is missing here."""
+    from deploy.sessions.engine import EngineSession
+
+    foreign = plan(platform={"system": "QNX", "machine": "aarch64"})
+    with pytest.raises(DeviceError, match="built for platform QNX aarch64"):
+        EngineSession(foreign)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +18,21 @@ from torch import nn
 from typer.testing import CliRunner
 
 from deploy.bundle import Bundle
-from deploy.bundle import Bundle
 from deploy.errors import CompressDeployError, ConfigError, DataError
 from deploy.sessions.ort import OrtCpuSession
+from exporters.blame.graph_layers import GraphLayers
 from exporters.onnx_from_torch import export_onnx
 from toolchain.chain import run_recipe
 from toolchain.cli import app
+from toolchain.data.held_out import samples_for
 from toolchain.graph import trace
+from toolchain.proof.proving import prove
 from toolchain.quantization.lowering import lower
 from toolchain.recipe.schema import Recipe
+from toolchain.training.progress import Progress
 
 CLASSES = 4
+QUIET = Progress(quiet=True)
 
 
 def make_data(folder: Path) -> Path:
@@ -278,3 +285,67 @@ def test_what_the_quantizer_cannot_take_is_one_line(given: Path, tmp_path: Path)
     with pytest.raises(CompressDeployError, match="quantizer, calibrating by mse") as caught:
         run_recipe(recipe(given, gelu(tmp_path / "gelu.onnx")), out=tmp_path, allow_missed=True)
     assert "\n" not in str(caught.value) and "model.onnx" in str(caught.value)
+
+
+def _faults() -> Any:
+    path = Path(__file__).parents[2] / "exporters" / "faults.py"
+    spec = importlib.util.spec_from_file_location("faults", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _rewritten(bundle: Path, target: str, model: onnx.ModelProto) -> None:
+    """The file of a target replaced, as somebody would who also mends the manifest."""
+    path = bundle / f"{target}.onnx"
+    onnx.save(model, path)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"][path.name] |= {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "size_bytes": path.stat().st_size,
+    }
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture(scope="module")
+def calibrated(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the file for both kinds of grid."""
+    out = tmp_path_factory.mktemp("calibrated")
+    assert (
+        run_recipe(recipe(given, target=["ort-cpu", "tensorrt"]), out=out, allow_missed=True) == 0
+    )
+    (folder,) = out.glob("grey-*")
+    return folder / "bundle"
+
+
+@pytest.mark.parametrize("target", ["ort-cpu", "tensorrt"])
+@pytest.mark.parametrize("fault", ["weight_scale_times", "activation_scale_times", "pair_deleted"])
+def test_a_fault_in_a_calibrated_file_is_found_and_blamed(
+    calibrated: Path, given: Path, tmp_path: Path, target: str, fault: str
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(calibrated, bundle)
+    model = onnx.load(bundle / f"{target}.onnx")
+    layers = GraphLayers(model)
+    layer = [layers.of(node) for node in layers.weighted()][1]
+    _rewritten(bundle, target, getattr(_faults(), fault)(model, layer))
+    (proof,) = prove(
+        Bundle.open(bundle), [target], samples_for(Bundle.open(bundle), given / "grey.npz"), QUIET
+    )
+    assert not proof
+    assert proof.blame is not None and proof.blame.layers[0] == layer
+
+
+@pytest.mark.parametrize("target", ["ort-cpu", "tensorrt"])
+def test_a_whole_calibrated_file_holds_the_weights(
+    calibrated: Path, given: Path, target: str
+) -> None:
+    opened = Bundle.open(calibrated)
+    for data in (given / "grey.npz", None):
+        (proof,) = prove(opened, [target], samples_for(opened, data), QUIET)
+        assert proof, proof.failures
+        assert proof.changed == ()
+    result = CliRunner().invoke(app, ["verify", str(calibrated), "--target", target])
+    assert result.exit_code == 0
+    assert "not judged" in result.stdout and "holds the weights of the float file" in result.stdout
