@@ -111,3 +111,27 @@ def test_a_pair_deleted(name: str, case: Any, proved: Any, faults: ModuleType) -
     assert proof.kernels is not None
     assert f"{layer}/Conv" in {each.name for each in proof.kernels.float_convolutions}
     assert proof.blame is not None and proof.blame.layers[0] == layer
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize(
+    "fault",
+    ["weight_scale_times", "activation_scale_times", "batch_norm_unfolded", "pair_deleted"],
+)
+def test_a_fault_in_a_file_for_tensorrt(
+    name: str,
+    fault: str,
+    case: Any,
+    tmp_path: Path,
+    faults: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No engine runs here: the file itself has to tell."""
+    found = case(name, "tensorrt")
+    monkeypatch.setattr(proving, "fresh_export", lambda *_: found.models["tensorrt"])
+    model = onnx.load(found.models["tensorrt"])
+    layer = middle(model)
+    bundle = found.bundle(tmp_path, getattr(faults, fault)(model, layer), "tensorrt")
+    (proof,) = prove(bundle, (), samples_for(bundle, None), Progress(quiet=True))
+    assert not proof
+    assert proof.blame is not None and proof.blame.layers[0] == layer
