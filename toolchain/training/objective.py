@@ -39,6 +39,7 @@ class Update:
         loss: The scalar to minimize and the terms to log, given a batch; runs under autocast.
         scales: Those of the parameters that are quantizer scales: not decayed, own learning rate.
         lr_factor: Learning rate of this update as a factor of the configured one.
+        weight_decay: Of the parameters that are decayed; None takes the configured one.
         optimizer: Kind of optimizer; None takes the configured one.
         guard: Context around the optimizer's step that holds still what must not move: momentum and
             weight decay move weights that have no gradient.
@@ -50,6 +51,7 @@ class Update:
     loss: Callable[[Batch], tuple[Tensor, Mapping[str, float | Tensor]]]
     scales: Sequence[nn.Parameter] = ()
     lr_factor: float = 1.0
+    weight_decay: float | None = None
     optimizer: Literal["sgd", "adamw"] | None = None
     guard: Callable[[], AbstractContextManager[object]] | None = None
     after: Callable[[], None] | None = None

@@ -46,11 +46,12 @@ def make_optimizer(update: Update, config: Training) -> torch.optim.Optimizer:
     wanted = [p for p in update.parameters if p.requires_grad]
     others = [p for p in wanted if id(p) not in scales]
     lr = config.lr * update.lr_factor
+    decay = config.weight_decay if update.weight_decay is None else update.weight_decay
     decayed = [p for p in others if p.dim() > 1]
     plain = [p for p in others if p.dim() <= 1]
     learned = [p for p in wanted if id(p) in scales]
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "lr": lr, "weight_decay": config.weight_decay},
+        {"params": decayed, "lr": lr, "weight_decay": decay},
         {"params": plain, "lr": lr, "weight_decay": 0.0},
         {"params": learned, "lr": lr * config.scale_lr, "weight_decay": 0.0},
     ]

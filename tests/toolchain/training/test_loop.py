@@ -559,6 +559,21 @@ def test_decay_reaches_weights_only_and_scales_have_their_own_rate() -> None:
     assert rate[id(network[0].weight)] == pytest.approx(0.05)
 
 
+def test_an_update_may_decay_otherwise_and_takes_up_a_checkpoint_from_before_that() -> None:
+    network = make_network()
+
+    def update(**own: Any) -> Update:
+        return Update("x", list(network.parameters()), lambda batch: (torch.zeros(()), {}), **own)
+
+    own = make_optimizer(update(weight_decay=1e-3), settings())
+    assert [group["weight_decay"] for group in own.param_groups] == [1e-3, 0]
+    none = make_optimizer(update(weight_decay=0.0), settings())
+    assert [group["weight_decay"] for group in none.param_groups] == [0, 0]
+    own.load_state_dict(make_optimizer(update(), settings()).state_dict())
+    # A training that is taken up again ends as it began.
+    assert [group["weight_decay"] for group in own.param_groups] == [5e-4, 0]
+
+
 @given(st.integers(1, 60), st.floats(0, 20), st.integers(1, 10))
 def test_learning_rate_rises_to_one_then_falls(total: int, epochs: float, epoch_steps: int) -> None:
     warmup = warmup_steps(settings(warmup_epochs=epochs), epoch_steps, total)

@@ -37,6 +37,7 @@ from toolchain.training.objective import Batch, Update
 
 DECISIONS = ("policy", "anti", "random", "always")
 AGENT_LR = 0.5  # of the student's, in the released code
+AGENT_DECAY = 1e-3  # likewise, whatever the student's: 5e-4 there
 # Gamma by loss, likewise; 1 for all others.
 GAMMA: Mapping[str, float] = {"at": 2.0, "vid": 2.0, "rkd": 2.0}
 
@@ -124,7 +125,8 @@ class SpotAdaptive(Steady):
             # The routing network starts from there, also while the term there sleeps.
             school.watch(self._places.teacher[0], self._teacher)
             moved = list(self._agent.parameters())
-            self.updates = (Update("agent", moved, self._loss, lr_factor=AGENT_LR),)
+            agent = Update("agent", moved, self._loss, lr_factor=AGENT_LR, weight_decay=AGENT_DECAY)
+            self.updates = (agent,)
         self._noise = torch.Generator().manual_seed(school.seed)
         self._decided: tuple[weakref.ref[Lesson], Tensor] | None = None
         self._numbers: dict[str, Tensor] = {}

@@ -77,7 +77,7 @@ def test_the_agent_learns_and_gives_neither_network_a_gradient() -> None:
     lesson_of(controller, given, x)
     agent_loss(controller, x).backward()
     (update,) = controller.updates
-    assert update.name == "agent" and update.lr_factor == 0.5
+    assert update.name == "agent" and update.lr_factor == 0.5 and update.weight_decay == 1e-3
     assert all(p.grad is not None for p in update.parameters)
     assert any((p.grad != 0).any() for p in controller._agent.policy.parameters())
     teacher = given.terms[0].teacher.network
