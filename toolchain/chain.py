@@ -82,7 +82,7 @@ def _check_assistants(stages: Sequence[StageModel]) -> None:
 
 
 def _check_teaching(stages: Sequence[StageModel]) -> None:
-    """Refuse what no loss, teacher or controller is called or takes; spots are known later."""
+    """Refuse what no loss, teacher or controller is called or takes; spots need the networks."""
     for place, stage in enumerate(stages):
         for field in type(stage).model_fields:
             distil = getattr(stage, field)
@@ -92,10 +92,13 @@ def _check_teaching(stages: Sequence[StageModel]) -> None:
                 try:
                     check_names(distil)
                 except ConfigError as error:
-                    where = f"stages[{place}] ({stage.stage})"
-                    if field != "distil":
-                        where += f".{field}"
-                    raise ConfigError(f"{where}: {error}") from None
+                    raise ConfigError(f"{place_of(place, stage, field)}: {error}") from None
+
+
+def place_of(position: int, stage: StageModel, field: str) -> str:
+    """Where a recipe distils, for messages."""
+    where = f"stages[{position}] ({stage.stage})"
+    return where if field == "distil" else f"{where}.{field}"
 
 
 def no_such_stage(where: str, stage: str, back: int, before: Sequence[str]) -> ConfigError:
@@ -114,12 +117,14 @@ def run_recipe(
     What the last stage made is laid out in ``out/<name>-<key>``, with the report's files at the top.
     """
     check_order(recipe.stages)
+    from toolchain.distillation.preflight import Preflight
     from toolchain.shipping.reporting import present
 
     if recipe.threads is not None:
         import torch
 
         torch.set_num_threads(recipe.threads)
+    Preflight().check(recipe)
     from toolchain.runs.artifacts import run_stages
 
     last = run_stages(recipe, out, progress=progress)

@@ -48,6 +48,7 @@ from toolchain.training.evaluation import evaluate
 from toolchain.training.precision import Precision, choose_precision
 
 if TYPE_CHECKING:
+    from toolchain.recipe.schema import Recipe
     from toolchain.runs.artifacts import Artifact, RunContext
     from toolchain.stages import Quantizing
 
@@ -65,9 +66,14 @@ def _load_data(config_json: str) -> Data:
     return load_data(config)
 
 
-def data_of(ctx: RunContext) -> Data:
+def recipe_data(recipe: Recipe) -> Data:
     """The recipe's data, read once in a process."""
-    return _load_data(ctx.recipe.data.model_dump_json())
+    return _load_data(recipe.data.model_dump_json())
+
+
+def data_of(ctx: RunContext) -> Data:
+    """Likewise the run's."""
+    return recipe_data(ctx.recipe)
 
 
 def _masked_already(what: str) -> StructureError:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import environment
-from deploy.errors import ConfigError
+from deploy.errors import CompressDeployError, ConfigError
 from deploy.whole_file import write_whole
 from toolchain.ablation.findings import Ablation
 from toolchain.ablation.outcome import Outcome
 from toolchain.ablation.table import HEAD, markdown, rows
 from toolchain.ablation.variants import Variant, recipe_of
 from toolchain.ablation.workers import Failure, Finished, Job, run_here, run_in_processes
+from toolchain.distillation.preflight import Preflight
 from toolchain.runs.artifacts import installed_versions
 from toolchain.training.progress import Progress, duration
 
@@ -33,13 +34,22 @@ def jobs_of(
     """Every run, all variants of a seed before the next seed: what is finished early can be compared.
 
     Raises:
-        ConfigError: A variant does not fit the recipe; found before anything runs.
+        ConfigError: A variant does not fit the recipe, its networks or its data; found before anything
+            runs.
+        DataError: The data cannot be read, or not be divided as a variant asks.
     """
-    return [
+    jobs = [
         Job(variant.name, seed, recipe_of(path, overrides, variant, seed))
         for seed in seeds
         for variant in variants
     ]
+    preflight = Preflight()
+    for job in jobs[: len(variants)]:  # a seed changes neither modules nor sizes
+        try:
+            preflight.check(job.recipe)
+        except CompressDeployError as error:
+            raise type(error)(f"variant {job.variant}: {error}") from None
+    return jobs
 
 
 def run_grid(

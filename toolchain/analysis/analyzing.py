@@ -45,7 +45,7 @@ def analyze_recipe(
 
     Raises:
         ConfigError: No stage distils, or not the one that is asked for; a controller is unknown, or asked for
-            without a training.
+            without a training; a spot that a network does not have; too few samples for a controller.
     """
     from toolchain.chain import check_order
 
@@ -63,10 +63,16 @@ def analyze_recipe(
 
         torch.set_num_threads(recipe.threads)
     from toolchain.analysis.page import read, write
-    from toolchain.analysis.stage import Analyze
+    from toolchain.analysis.stage import Analyze, looked_at
+    from toolchain.distillation.preflight import Preflight
     from toolchain.runs.artifacts import RunContext, run_stages
     from toolchain.student import data_of
 
+    preflight = Preflight()
+    for under in recipes.values():
+        preflight.check(under)
+    if spots is not None:
+        preflight.check_loss(recipe, place, looked_at(spots), "--spots")
     before = recipe.model_copy(update={"stages": recipe.stages[: place.position]})
     source = run_stages(before, out, progress=progress)
     ctx = RunContext(recipe, out, progress, progress.say)

@@ -35,6 +35,11 @@ BATCH = 250
 LEAST_PROBES, SMALLEST_PROBE = 8, 8
 
 
+def looked_at(spots: str) -> DistilLoss:
+    """The loss by which further spots are looked at: attention maps, taught by nobody."""
+    return DistilLoss(loss="at", spot=spots, strength=0.0)
+
+
 class Analyze(StageModel):
     """Distillability and sparsability of the network that a teaching stage is given."""
 
@@ -126,7 +131,7 @@ class Analyze(StageModel):
         further = build_terms(
             school,
             build_teachers(distil.teachers, student),
-            [DistilLoss(loss="at", spot=self.spots, strength=0.0)],
+            [looked_at(self.spots)],
             school.probe(0, 2).images_BCHW,
         )
         known = {term.name for term in school.terms}

@@ -40,11 +40,26 @@ USUAL_BATCH = 128
 LOOK_BACK_STEPS = 50
 
 
+def require_held_out(options: Mapping[str, Any], samples: int) -> None:
+    """Refuse a held-out part that has no batch of ``probe_size``; a frozen dean looks at none.
+
+    Raises:
+        ConfigError: Says how many samples are needed.
+    """
+    size = options["probe_size"]
+    if samples < size and not options["frozen"]:
+        raise ConfigError(
+            f"distil.controller_options.held_out: {samples} samples for the dean; accepted are at least "
+            f"{size}, two halves of probe_size {size}; hold out more, or probe less"
+        )
+
+
 @controller(
     "dean",
     about="a meta-network sets each term's strength from its distillability, and each layer's sparsity",
     source="DDSL: Liu et al. 2022, TPAMI 45(3); a reconstruction",
     held_out=True,
+    require=require_held_out,
 )
 class DeanController(Steady):
     """Sets the strength of every term, and of every pruned layer where a sparsifier listens.
@@ -293,11 +308,7 @@ class DeanController(Steady):
             return
         assert school.held_out is not None
         found = len(school.held_out(0, self._size).labels_B)
-        if found < self._size:
-            raise ConfigError(
-                f"distil.controller_options.held_out: {found} samples for the dean; accepted are at least "
-                f"{self._size}, two halves of probe_size {self._size}; hold out more, or probe less"
-            )
+        require_held_out({"probe_size": self._size, "frozen": False}, found)
 
 
 def probe_interval(school: School, probe_size: int) -> int:

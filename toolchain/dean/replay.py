@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import ConfigError
-from toolchain.dean.controller import DeanController
+from toolchain.dean.controller import DeanController, require_held_out
 from toolchain.distillation.controllers.controller import Stats, Steady, controller
 from toolchain.distillation.lessons import TASK, School
 
@@ -70,6 +70,7 @@ class ReplayStrength(Steady):
     about="the dean's strengths mirrored at the recipe's: what hurts gets more; for ablations",
     source="after DDSL: Liu et al. 2022; ours",
     held_out=True,
+    require=require_held_out,
 )
 class AntiDean(Steady):
     """A dean whose advice is turned upside down, for the distillation strengths.

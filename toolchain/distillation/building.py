@@ -95,7 +95,7 @@ def check_names(config: Distil) -> None:
     for loss in config.losses:
         entry = LOSSES.look_up(loss.loss)
         _bound(entry, loss, samples=0)
-        _spots(loss, entry)
+        both_spots(loss, entry)
         if loss.teacher not in (known := {PRETRAINED: None, **config.teachers}):
             raise ConfigError(
                 f"distil.losses ({loss.loss}).teacher: {unknown(loss.teacher, known)}"
@@ -159,7 +159,7 @@ def build_terms(
             yield term, loss.strength
 
 
-def _spots(loss: DistilLoss, entry: LossEntry) -> tuple[Spot, Spot]:
+def both_spots(loss: DistilLoss, entry: LossEntry) -> tuple[Spot, Spot]:
     """Where a loss looks at the teacher and at the student: one place each, or a pair each.
 
     Raises:
@@ -183,7 +183,7 @@ def _spots(loss: DistilLoss, entry: LossEntry) -> tuple[Spot, Spot]:
 def _inside(loss: DistilLoss) -> bool:
     """Whether it compares what both networks have before their logits."""
     entry = LOSSES.look_up(loss.loss)
-    seen = [one for spot in _spots(loss, entry) for one in spots_of(spot)]
+    seen = [one for spot in both_spots(loss, entry) for one in spots_of(spot)]
     return entry.match != "exit" and LOGITS not in seen
 
 
@@ -191,7 +191,7 @@ def _places(
     network: nn.Module, teacher: Teacher, loss: DistilLoss, entry: LossEntry
 ) -> list[_Place]:
     """Where a loss attaches: patterns are matched in both networks, in order of execution."""
-    theirs, ours = _spots(loss, entry)
+    theirs, ours = both_spots(loss, entry)
     if not isinstance(theirs, str) or not isinstance(ours, str):
         return [_Place(theirs, ours, f"@{theirs[0]}>{theirs[1]}")]
     if entry.match == "exit":  # a branch ends in logits, whatever it starts from
@@ -201,16 +201,26 @@ def _places(
         ]
     seen = getattr(teacher, "network", network)
     at_teacher, at_student = _matched(seen, theirs), _matched(network, ours)
-    if len(at_teacher) != len(at_student):
-        raise ConfigError(
-            f"distil.losses ({loss.loss}): spot {theirs!r} names {len(at_teacher)} places of the teacher "
-            f"({', '.join(at_teacher)}) and {ours!r} {len(at_student)} of the student "
-            f"({', '.join(at_student)}); accepted are as many of each; change spot or student_spot"
-        )
+    require_as_many(loss, at_teacher, at_student)
     return [
         _Place(one, other, "" if one == LOGITS else f"@{one}")
         for one, other in zip(at_teacher, at_student, strict=True)
     ]
+
+
+def require_as_many(loss: DistilLoss, at_teacher: Sequence[str], at_student: Sequence[str]) -> None:
+    """Refuse patterns of which one names more places than the other.
+
+    Raises:
+        ConfigError: Lists both.
+    """
+    if len(at_teacher) != len(at_student):
+        ours = loss.spot if loss.student_spot is None else loss.student_spot
+        raise ConfigError(
+            f"distil.losses ({loss.loss}): spot {loss.spot!r} names {len(at_teacher)} places of the teacher "
+            f"({', '.join(at_teacher)}) and {ours!r} {len(at_student)} of the student "
+            f"({', '.join(at_student)}); accepted are as many of each; change spot or student_spot"
+        )
 
 
 def _matched(network: nn.Module, pattern: str) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ __all__ = [
     "PENULTIMATE",
     "capture",
     "match_spots",
+    "matches",
     "require_reached",
     "shapes",
     "spots_of",
@@ -71,7 +72,7 @@ def match_spots(network: nn.Module, pattern: str) -> tuple[str, ...]:
         elif pattern not in (*known, LOGITS, PENULTIMATE):
             raise absent(network, pattern, known)
         return (pattern,)
-    found = tuple(path for path in known if _matches(path, pattern))
+    found = tuple(path for path in known if matches(path, pattern))
     if not found:
         raise absent(network, pattern, known)
     return found
@@ -124,7 +125,8 @@ def require_reached(found: Mapping[str, Tensor], spots: Sequence[str]) -> None:
             )
 
 
-def _matches(path: str, pattern: str) -> bool:
+def matches(path: str, pattern: str) -> bool:
+    """Whether the pattern stands for the path; each part between dots is matched by itself."""
     parts, patterns = path.split("."), pattern.split(".")
     return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from deploy.errors import StructureError
 from toolchain.data.batches import evaluation_batches
 from toolchain.data.loading import load_data
+from toolchain.distillation.preflight import Preflight
 from toolchain.stages import NewStudent
 from toolchain.starting import build_network
 from toolchain.structure.allocation import Allocation
@@ -34,12 +35,16 @@ def plan_recipe(recipe: Recipe, as_json: bool, *, cache: Path = Path("runs")) ->
 
     Returns:
         The exit status: 0, or 1 when a goal is out of reach.
+
+    Raises:
+        ConfigError: As ``Preflight.check``: a stage of the recipe could only fail.
     """
     from rich.console import Console
 
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     data = load_data(recipe.data)
+    Preflight(lambda _: data).check(recipe)
     origin = _pruned(recipe)
     other = origin is not recipe.model
     network = build_network(origin, "student" if other else "model", recipe.seed)

@@ -87,13 +87,13 @@ def test_the_same_command_makes_nothing_anew_and_more_seeds_add(
 def test_a_run_that_fails_is_reported_and_the_others_go_on(quarters: Path, tmp_path: Path) -> None:
     file = tmp_path / "variants.yaml"
     file.write_text(
-        "odd: {stages.recover.distil.losses: [{loss: kl, spot: layer9}]}\n"
+        "odd: {stages.recover.distil.losses: [{loss: kl, spot: layer3}]}\n"
         "wild: [stages.recover.lr=1e30, stages.recover.clip_norm=null]\n"
         "none: [stages.recover.distil=null]\n"
     )
     result = ablate(quarters, tmp_path, "--variants", file, "--seeds", 1)
     assert result.exit_code == 1
-    assert "FAILED odd, seed 0: distil.spot" in result.stdout
+    assert "FAILED odd, seed 0: distil.losses (kl).spot" in result.stdout
     assert "FAILED wild, seed 0: " in result.stdout
     assert "One seed each" not in result.stdout  # there is nothing to compare with
     assert list(numbers(tmp_path)) == ["none"]
@@ -184,14 +184,14 @@ def test_several_processes_give_what_one_gives(quarters: Path, tmp_path: Path) -
     file.write_text(
         "none: [stages.recover.distil=null]\n"
         "fixed:\n"
-        "odd: {stages.recover.distil.losses: [{loss: kl, spot: layer9}]}\n"
+        "odd: {stages.recover.distil.losses: [{loss: kl, spot: layer3}]}\n"
     )
     results = {}
     for jobs in (1, 2):
         out = tmp_path / f"runs{jobs}"
         result = ablate(quarters, out, "--variants", file, "--seeds", 1, "--jobs", jobs)
         assert result.exit_code == 1
-        assert "FAILED odd, seed 0: distil.spot" in result.stdout
+        assert "FAILED odd, seed 0: distil.losses (kl).spot" in result.stdout
         results[jobs] = numbers(out)
     assert results[1] == results[2]
     logs = sorted(path.name for path in (tmp_path / "runs2" / workers.LOGS).iterdir())

@@ -117,6 +117,8 @@ class ControllerEntry:
         held_out: Whether it learns from samples that the student is never fitted on; its option
             ``held_out`` is then the share of the training part that is cut away.
         inner_spots: Whether it decides at spots inside both networks, and so needs a loss at one.
+        require: ``require(options, samples)`` refuses, with all options given, a held-out part of too few
+            samples.
     """
 
     name: str
@@ -125,6 +127,7 @@ class ControllerEntry:
     source: str = ""
     held_out: bool = False
     inner_spots: bool = False
+    require: Callable[[Mapping[str, Any], int], None] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -137,6 +140,15 @@ class ControllerEntry:
         if not self.held_out:
             return 0.0
         return float(options.get("held_out", self.options["held_out"]))
+
+    def check_held_out(self, options: Mapping[str, Any], samples: int) -> None:
+        """Refuse, before anything is built, a held-out part in which there is too little to learn from.
+
+        Raises:
+            ConfigError: Says how many samples it needs.
+        """
+        if self.require is not None:
+            self.require({**self.options, **options}, samples)
 
     def make(self, school: School, options: Mapping[str, Any]) -> Controller:
         """The controller with its options set.
@@ -182,11 +194,13 @@ def controller(
     source: str = "",
     held_out: bool = False,
     inner_spots: bool = False,
+    require: Callable[[Mapping[str, Any], int], None] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a controller under ``name``; a name that is taken is refused."""
 
     def register(build: Callable[..., Any]) -> Callable[..., Any]:
-        CONTROLLERS.add(name, ControllerEntry(name, build, about, source, held_out, inner_spots))
+        entry = ControllerEntry(name, build, about, source, held_out, inner_spots, require)
+        CONTROLLERS.add(name, entry)
         return build
 
     return register
