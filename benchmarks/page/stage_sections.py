@@ -22,7 +22,7 @@ from benchmarks.page.blocks import (
 from benchmarks.page.charts.timeline import Bar, Timeline
 from benchmarks.page.facts import flat
 from benchmarks.page.reading import Run, mapping
-from benchmarks.page.trail_figures import fallbacks, trail_figures
+from benchmarks.page.trail_figures import fallbacks, trail_figures, untested
 from benchmarks.page.training_figures import training_figures
 
 
@@ -54,9 +54,12 @@ def trail_section(run: Run) -> list[Section]:
         return []
     steps = sum(max(found.count for found in log.trail.values()) for log in run.logs if log.trail)
     blocks: list[Block] = [Figures(figures)]
-    told = fallbacks(run.logs)
-    if told:
-        blocks.insert(0, Flags([Flag("warn", "Fallback", line) for line in told]))
+    flags = [
+        *(Flag("warn", "Fallback", line) for line in fallbacks(run.logs)),
+        *(Flag("warn", "Not tested", line) for line in untested(run.logs)),
+    ]
+    if flags:
+        blocks.insert(0, Flags(flags))
     intro = (
         f"What was written down of every step, {numbers.grouped(steps)} in all. Where steps are closer "
         "than can be seen, the line is their mean and the shade reaches from the lowest to the highest."

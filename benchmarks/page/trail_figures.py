@@ -18,7 +18,7 @@ from benchmarks.page.reading import Log
 from benchmarks.page.training_figures import Place, laid_out
 
 STRENGTHS, DISTILLABILITY = "strength", "distillability"
-FALLBACK = "dean.fallback"
+FALLBACK, JUDGED, MOVED = "dean.fallback", "dean.judged", "dean.moved"
 TASK, LOGITS = "task", "logits"
 _MOST, _LEAST = 768, 16  # stretches of all series of a figure, and of each
 _TIPS = 6  # of a series and stage
@@ -88,6 +88,22 @@ def fallbacks(logs: Sequence[Log]) -> list[str]:
                 f"{log.stage}: the dean's signal was too noisy, and the recipe's strengths stood in for "
                 f"its own from {', '.join(spans)}."
             )
+    return told
+
+
+def untested(logs: Sequence[Log]) -> list[str]:
+    """Where a dean is not to be called trusted, in a sentence for each stage; older logs do not tell."""
+    told = []
+    for log in logs:
+        idle, unjudged = (
+            name in log.trail and not any(value for _, value in log.trail[name].changes)
+            for name in (MOVED, JUDGED)
+        )
+        if idle or unjudged:
+            said = ["it never moved a strength from the recipe's"] if idle else []
+            if unjudged:
+                said.append("there were too few probes to judge its signal")
+            told.append(f"{log.stage}, the dean: {', and '.join(said)}.")
     return told
 
 

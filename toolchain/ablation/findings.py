@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from toolchain.ablation.budget import findings, unequal_sizes
 from toolchain.ablation.outcome import Outcome
 from toolchain.ablation.paired import Paired, paired
-from toolchain.ablation.training_logs import Course
+from toolchain.ablation.training_logs import JUDGED, MOVED, Course, never
 from toolchain.ablation.variants import Variant
 from toolchain.ablation.workers import Failure
 
@@ -61,6 +61,29 @@ class Ablation:
             for key, courses in found.items()
         }
 
+    def _never(self, name: str) -> list[tuple[str, ...]]:
+        """What the dean of each run's last training never did."""
+        return [never(outcome.trained[-1].trail) for outcome in self.of(name) if outcome.trained]
+
+    def _idle(self) -> Iterator[str]:
+        """Where a dean is not to be called trusted: it moved nothing, or nobody tested it."""
+        remedy = "shorten probe_every or train longer"
+        for name in (variant.name for variant in self.variants):
+            found = self._never(name)
+            runs = f"{len(found)} run{'' if len(found) == 1 else 's'}"
+            still = sum(MOVED in one for one in found)
+            if still:
+                yield (
+                    f"{name}: the dean never moved a strength in {still} of {runs}, so this was fixed "
+                    f"strength, on fewer images; {remedy}."
+                )
+            untested = sum(JUDGED in one and MOVED not in one for one in found)
+            if untested:
+                yield (
+                    f"{name}: too few probes to judge the dean's signal in {untested} of {runs}: its "
+                    f"strengths were neither trusted nor found to be noise; {remedy}."
+                )
+
     @property
     def missing(self) -> int:
         """Runs that neither ended nor failed."""
@@ -91,7 +114,8 @@ class Ablation:
         else:
             said += [one.sentence for one in found]
         for one in found:
-            if (one.name, one.baseline) == (DEAN, FIXED) and not one.better:
+            idle = all(MOVED in run for run in self._never(one.name))
+            if (one.name, one.baseline) == (DEAN, FIXED) and not one.better and not idle:
                 said.append(f"The dean {_no_better(one)} fixed strength here.")
         for name, share in ((v.name, self.course(v.name).get(FALLBACK)) for v in self.variants):
             if share is not None and share.mean > 0:
@@ -99,6 +123,7 @@ class Ablation:
                     f"{name}: the held-out signal was too noisy in {share.mean:.0%} of the steps, which had "
                     "the recipe's strengths."
                 )
+        said += self._idle()
         for name in (variant.name for variant in self.variants):
             shares = [c for key, c in self.course(name).items() if key.startswith("distilled.")]
             if shares and all(min(course) >= 1.0 for course in shares):

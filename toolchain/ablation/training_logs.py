@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from toolchain.runs.artifacts import Artifact
 
 # Of a trail, what tells a reader how a controller decided; the rest is for the log alone.
-_TELLING = ("strength.", "distilled.", "distillability.", "temperature", "dean.fallback")
+_TELLING = (
+    "strength.",
+    "distilled.",
+    "distillability.",
+    "temperature",
+    "dean.fallback",
+    "dean.judged",
+    "dean.moved",
+)
+# What a dean may come to the end of a training without.
+MOVED, JUDGED = "moved", "judged"
 
 
 class Course(NamedTuple):
@@ -64,6 +74,23 @@ def trained(artifact: Artifact) -> Trained | None:
         float(last.get("images_per_s") or 0.0),
         _trail(row for row in rows if row.get("kind") == "trail"),
     )
+
+
+def never(trail: Mapping[str, Course]) -> tuple[str, ...]:
+    """What a dean never did in a training: ``moved`` a strength from the recipe's, was ``judged``.
+
+    Nothing is said of logs that do not tell, of other controllers or from before it was written down.
+    """
+    return tuple(
+        what
+        for what in (MOVED, JUDGED)
+        if (course := trail.get(f"dean.{what}")) is not None and course.mean == 0
+    )
+
+
+def trail_of(log: Path) -> dict[str, Course]:
+    """What the controller of a training set, from its log; empty where the recipe says it all."""
+    return _trail(row for row in _rows(log) if row.get("kind") == "trail")
 
 
 def record_of(artifact: Artifact) -> dict[str, Any]:

@@ -104,8 +104,13 @@ def analyze_recipe(
             place_in = scratch if name == FIXED else scratch / name
             shutil.copytree(artifact.root, place_in, ignore=shutil.ignore_patterns("artifact.json"))
         if len(made) > 1:
-            others = {name: read(scratch / name).seen for name in made if name != FIXED}
-            write(replace(read(scratch), others=others), scratch)
+            others = {name: read(scratch / name) for name in made if name != FIXED}
+            told = replace(
+                read(scratch),
+                others={name: other.seen for name, other in others.items()},
+                others_never={name: other.never for name, other in others.items() if other.never},
+            )
+            write(told, scratch)
         scratch.rename(folder)
     return read(folder), folder
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.statistics.student_t import mean_interval
+from toolchain.ablation.training_logs import JUDGED, MOVED
 from toolchain.analysis.probing import Probed, samples
 from toolchain.analysis.rank_correlation import Correlation, correlate
 from toolchain.analysis.sparsities import Damage
@@ -135,8 +136,13 @@ def sentences(
     seen: Sequence[Probed],
     sparsability: Mapping[str, Sequence[Damage]],
     others: Mapping[str, Sequence[Probed]] | None = None,
+    never: Mapping[str, Sequence[str]] | None = None,
 ) -> list[str]:
-    """What was seen, one sentence a claim and time."""
+    """What was seen, one sentence a claim and time.
+
+    ``never`` says by controller what it never did (``toolchain.ablation.training_logs.never``): where no
+    strength moved there is nothing to compare.
+    """
     said = []
     for probed in _ends(seen):
         by_layer, by_term = with_depth(probed.layers), with_depth(probed.terms)
@@ -154,13 +160,20 @@ def sentences(
             f"layers: {change.finding}."
         )
     for name, other in (others or {}).items():
+        left_out = (never or {}).get(name, ())
         found = delay(seen, other)
-        if found is not None:
+        if MOVED in left_out:
+            said.append(
+                f"Under {name} no strength ever moved from the recipe's, so there is nothing to compare; "
+                "shorten probe_every or train longer."
+            )
+        elif found is not None:
+            untested = " Its signal was never judged: too few probes." if JUDGED in left_out else ""
             said.append(
                 f"Distillability under {name} less that at fixed strength, at step {seen[-1].step:,}, mean "
                 f"over {found.n} layers: {found.more:+.3f}{_spread(found.interval)}, where it fell by "
                 f"{found.fell:.3f} at fixed strength; higher in {found.higher} of {found.n} layers: "
-                f"{found.finding}. One training each: the interval does not cover another seed."
+                f"{found.finding}. One training each: the interval does not cover another seed.{untested}"
             )
     for when, damages in sparsability.items():
         cost = sparsability_with_depth(damages)

@@ -28,6 +28,8 @@ class Analysis:
         left_out: Why there is no sparsability, if there is none.
         others: Distillability at each time of trainings from the same start under other controllers, by
             their names; ``seen`` is at fixed strength.
+        never: What a dean of this training never did: ``moved`` a strength, was ``judged``.
+        others_never: Likewise in the other trainings, by their controllers.
     """
 
     recipe: str
@@ -41,6 +43,8 @@ class Analysis:
     importance: str
     left_out: str = ""
     others: Mapping[str, Sequence[Probed]] = field(default_factory=dict)
+    never: Sequence[str] = ()
+    others_never: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -60,12 +64,14 @@ class Analysis:
             "others": {
                 name: [probed.to_dict() for probed in seen] for name, seen in self.others.items()
             },
+            "never": list(self.never),
+            "others_never": {name: list(what) for name, what in self.others_never.items()},
             "shows": self.sentences(),
         }
 
     def sentences(self) -> list[str]:
         """What was seen of the papers' claims."""
-        said = sentences(self.seen, self.sparsability, self.others)
+        said = sentences(self.seen, self.sparsability, self.others, self.others_never)
         return [*said, self.left_out] if self.left_out else said
 
     @property
@@ -75,8 +81,7 @@ class Analysis:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Analysis:
-        """What ``to_dict`` wrote, read back from JSON."""
-
+        """What ``to_dict`` wrote, read back from JSON, also before it told what was never done."""
         same = (
             "recipe",
             "stage",
@@ -94,6 +99,8 @@ class Analysis:
                 name: [Probed.from_dict(one) for one in seen]
                 for name, seen in record["others"].items()
             },
+            never=record.get("never", ()),
+            others_never=record.get("others_never", {}),
             sparsability={
                 when: [Damage.from_dict(one) for one in found]
                 for when, found in record["sparsability"].items()

@@ -77,6 +77,7 @@ class Analyze(StageModel):
             probed_part = hold_out(student.data, self.aside, ctx.seed)[0].train
             school = replace(school, probe=draw(student, probed_part, "probe", trained=False))
 
+        from toolchain.ablation.training_logs import never, trail_of
         from toolchain.analysis.page import write
         from toolchain.analysis.probing import probe, samples
         from toolchain.analysis.watching import Watched
@@ -105,6 +106,8 @@ class Analyze(StageModel):
                 sparsability[AFTER] = damaged
         batches = f"{probes} probe batches of {size} training images, not augmented"
         analysis = self._analysis(ctx, school, student, watched.seen, sparsability, batches)
+        logs = sorted(out.glob("*.metrics.jsonl"))
+        analysis = replace(analysis, never=[what for log in logs for what in never(trail_of(log))])
         write(analysis, out)
         first, last = (samples(each.layers) for each in (watched.seen[0], watched.seen[-1]))
         return {

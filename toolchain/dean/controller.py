@@ -38,6 +38,8 @@ PROBE_SHARE = 0.08
 USUAL_BATCH = 128
 # So many steps at least does a running mean of the cosines look back.
 LOOK_BACK_STEPS = 50
+# Of a factor on the recipe's strength: with keep_sum it is divided by what it is multiplied with.
+UNMOVED = 1e-5
 
 
 def require_held_out(options: Mapping[str, Any], samples: int) -> None:
@@ -142,6 +144,7 @@ class DeanController(Steady):
         self._strengths = dict(self._base)
         self._trail: dict[str, float] = {}
         self._probes, self._fallen_back, self._warned = 0, False, False
+        self._moved = False
 
     @property
     def probe_every(self) -> int:
@@ -157,21 +160,41 @@ class DeanController(Steady):
         return self._strengths
 
     @property
+    def _tests(self) -> bool:
+        """Whether there is a signal, and a test of it."""
+        return self._trusts and not self._frozen
+
+    @property
     def _decides(self) -> bool:
         """Whether there is a strength to set: without terms there is none once the masks are fixed."""
         sparsifier = self._school.sparsifier
         return bool(self._school.terms) or (sparsifier is not None and bool(sparsifier.layers))
 
     def trail(self) -> Mapping[str, float]:
-        """Sparsity strengths and fallback at every step, and at a probe what it found: distillability of
-        each term (running mean, this batch's, over all weights), held-out loss, agreement, hypergradients.
+        """Sparsity strengths and fallback at every step, whether its signal was judged by then and a strength
+        ever moved, and at a probe what it found: distillability of each term (running mean, this batch's,
+        over all weights), held-out loss, agreement, hypergradients.
         """
         return self._trail
 
     def keep(self, out: Path) -> None:
-        """Write what was learned to ``dean.safetensors``, for ``load``; it is no part of the student."""
+        """Write what was learned to ``dean.safetensors``, for ``load``; it is no part of the student.
+
+        Says so where the training ended before the dean's signal could be judged, or a strength moved.
+        """
         terms = ",".join(term.name for term in self._school.terms)
         self.network.save(out / FILE, {"terms": terms, "probes": str(self._probes)})
+        if self._frozen or not self._probes:
+            return
+        unjudged = self._tests and not self._trust.judged
+        if not unjudged and (self._moved or self._probes > 1):
+            return
+        said = [f"dean: {self._probes} probe{'' if self._probes == 1 else 's'}"]
+        if unjudged:
+            said[0] += f", its test needs {self._trust.least}: the strengths were never judged"
+        if not self._moved:
+            said.append("the dean never moved a strength")
+        self._school.say("; ".join([*said, "shorten probe_every or train longer"]))
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimizer, running means, judgements and counters: a resumed run is the same run."""
@@ -185,6 +208,7 @@ class DeanController(Steady):
             "probes": self._probes,
             "fallen_back": self._fallen_back,
             "warned": self._warned,
+            "moved": self._moved,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -196,6 +220,8 @@ class DeanController(Steady):
         self._scale.load_state_dict(state["scale"])
         self._strengths, self._probes = dict(state["strengths"]), state["probes"]
         self._fallen_back, self._warned = state["fallen_back"], state["warned"]
+        # Checkpoints from before this was kept: more than one probe has moved something.
+        self._moved = state.get("moved", self._probes > 1)
 
     # -- a probe
 
@@ -238,11 +264,17 @@ class DeanController(Steady):
         factors = [1.0] * len(seen.names) if self._fallen_back else alpha_R.tolist()
         for name, factor in zip(seen.names[: seen.terms], factors, strict=False):
             self._strengths[name] = factor * self._base[name]
+            self._note_move(factor if self._base[name] > 0 else 1.0)
         sparsifier = self._school.sparsifier
         if sparsifier is not None and sparsifier.layers:
             layers = [1.0] * len(seen.names) if self._fallen_back else beta_R.tolist()
             names = seen.names[seen.terms :]
             sparsifier.set_strengths(dict(zip(names, layers[seen.terms :], strict=True)))
+            for factor in layers[seen.terms :]:
+                self._note_move(factor)
+
+    def _note_move(self, factor: float) -> None:
+        self._moved = self._moved or abs(factor - 1) > UNMOVED
 
     def _judge(self, ahead: Ahead, seen: Look) -> None:
         """Compare the two halves; say so once when they are found to have nothing in common."""
@@ -271,8 +303,14 @@ class DeanController(Steady):
         """What holds at every step until the next probe."""
         sparsifier = self._school.sparsifier
         layers = {} if sparsifier is None else sparsifier.strengths
+        known: dict[str, float] = {}
+        if self._probes:  # none: there was nothing to set
+            known["dean.moved"] = float(self._moved)
+            if self._tests:
+                known["dean.judged"] = float(self._trust.judged)
         return {
             "dean.fallback": float(self._fallen_back),
+            **known,
             **{f"sparsity_strength.{name}": value for name, value in layers.items()},
         }
 

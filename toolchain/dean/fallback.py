@@ -6,7 +6,8 @@
 The product's expectation is the square of what the halves have in common; where a one-sided test at 5%
 does not show it to be above zero, that is called noise. h are the derivatives of the held-out loss by all
 strengths (rows), each divided by the root mean square of its own history: every strength has a voice, and
-a derivative that has become small has a small one. From the N-th probe on:
+a derivative that has become small has a small one. Before the N-th probe nothing is judged, and a training
+that ends there says so; from it on:
 
     noise over the last N probes   the dean does not learn; its strengths stand. Where it has found the
                                    best strengths the derivatives vanish, and this is what is left
@@ -104,9 +105,19 @@ class Trust:
         self._seen.append(value)
 
     @property
+    def least(self) -> int:
+        """N."""
+        return self._least
+
+    @property
+    def judged(self) -> bool:
+        """Whether there are N probes: what is trusted before was never tested."""
+        return len(self._seen) >= self._least
+
+    @property
     def learns(self) -> bool:
         """Whether the last N probes show that there is something to learn from."""
-        return len(self._seen) < self._least or margin(list(self._recent)) > 0
+        return not self.judged or margin(list(self._recent)) > 0
 
     @property
     def stands(self) -> bool:

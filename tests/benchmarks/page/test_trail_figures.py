@@ -15,7 +15,16 @@ from benchmarks.page.blocks import Figure
 from benchmarks.page.envelope import Envelope
 from benchmarks.page.making import write_page
 from benchmarks.page.reading import Log, read_sources
-from benchmarks.page.trail_figures import FALLBACK, apart, by_depth, fallbacks, trail_figures
+from benchmarks.page.trail_figures import (
+    FALLBACK,
+    JUDGED,
+    MOVED,
+    apart,
+    by_depth,
+    fallbacks,
+    trail_figures,
+    untested,
+)
 
 Write = Callable[..., Path]
 DEPTH = [f"layer{index}" for index in range(12)]
@@ -179,6 +188,20 @@ def test_a_fallback_is_said_with_its_steps() -> None:
         "step 11 to 15, step 21 on."
     ]
     assert fallbacks([log({FALLBACK: [0.0] * 5})]) == []
+
+
+def test_a_dean_that_was_never_judged_or_never_moved_is_said() -> None:
+    judged = {FALLBACK: [0.0] * 4, JUDGED: [0.0, 0.0, 0.0, 1.0], MOVED: [0.0, 1.0, 1.0, 1.0]}
+    assert untested([log(judged), log({FALLBACK: [0.0] * 5}), log({"strength.kl": [1.0]})]) == []
+    early = log({JUDGED: [0.0] * 4, MOVED: [0.0, 1.0, 1.0, 1.0]})
+    still = log({JUDGED: [0.0] * 4, MOVED: [0.0] * 4}, "ddsl-prune")
+    alone = log({MOVED: [0.0] * 4})
+    assert untested([early, still, alone]) == [
+        "recover, the dean: there were too few probes to judge its signal.",
+        "ddsl-prune, the dean: it never moved a strength from the recipe's, and there were too few probes "
+        "to judge its signal.",
+        "recover, the dean: it never moved a strength from the recipe's.",
+    ]
 
 
 def write_log(run: Path, steps: int) -> None:

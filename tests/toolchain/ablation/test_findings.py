@@ -111,6 +111,35 @@ def test_a_dean_in_fallback_is_told_of(outcome: Make) -> None:
     assert "strength.at" not in page  # what never moved says nothing
 
 
+def test_a_dean_that_nobody_judged_or_that_moved_nothing_is_not_called_trusted(
+    outcome: Make,
+) -> None:
+    def trail(judged: float, moved: float) -> dict[str, Course]:
+        return {
+            "dean.judged": Course(0.0, judged, judged / 2),
+            "dean.moved": Course(0.0, moved, moved),
+        }
+
+    fixed = [outcome("fixed", seed, 90.0 + seed) for seed in range(3)]
+
+    def told(*trails: dict[str, Course]) -> str:
+        runs = [outcome("dean", n, 89.5 + n, trail=one) for n, one in enumerate(trails)]
+        return said(ablation([*runs, *fixed]))
+
+    text = told(trail(1, 1), trail(0, 1), trail(0, 0))
+    assert (
+        "dean: the dean never moved a strength in 1 of 3 runs, so this was fixed strength" in text
+    )
+    assert "dean: too few probes to judge the dean's signal in 1 of 3 runs: its strengths" in text
+    assert "The dean does not beat fixed strength here." in text
+    text = told(trail(0, 0), trail(0, 0), trail(0, 0))
+    assert "never moved a strength in 3 of 3 runs" in text and "too few probes" not in text
+    assert "The dean" not in text  # it was not there
+    for quiet in (told(*[trail(1, 1)] * 3), told({}, {}, {})):  # also logs from before
+        assert "never moved" not in quiet and "too few" not in quiet
+        assert "The dean does not beat fixed strength here." in quiet
+
+
 def test_rows_have_mean_and_spread(outcome: Make) -> None:
     found = ablation(grid(outcome, {"fixed": [90.0, 91.0, 92.0]}))
     (row,) = rows(found)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from toolchain.ablation.training_logs import Course, trained
+from toolchain.ablation.training_logs import Course, never, trail_of, trained
 from toolchain.runs.artifacts import Artifact
 
 
@@ -34,6 +34,25 @@ def test_steps_and_trail_are_read(tmp_path: Path) -> None:
     assert (round(first, 9), round(last, 9), round(mean, 9)) == (0.15, 1.95, 1.05)
     assert found.trail["distillability.kl"] == Course(0.5, 0.5, 0.5)
     assert "policy_loss" not in found.trail
+
+
+def test_what_a_dean_never_did_is_read_and_older_logs_do_not_tell(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "kind": "trail",
+            "step": step,
+            "dean.fallback": 0.0,
+            "dean.judged": 0.0,
+            "dean.moved": step > 3,
+        }
+        for step in range(1, 9)
+    ]
+    artifact(tmp_path, rows)
+    assert never(trail_of(tmp_path / "training.metrics.jsonl")) == ("judged",)
+    artifact(tmp_path, rows[:3])
+    assert never(trail_of(tmp_path / "training.metrics.jsonl")) == ("moved", "judged")
+    artifact(tmp_path, [{"kind": "trail", "step": 1, "dean.fallback": 0.0}])
+    assert never(trail_of(tmp_path / "training.metrics.jsonl")) == ()
 
 
 def test_a_stage_that_did_not_train_spent_nothing(tmp_path: Path) -> None:

@@ -77,6 +77,18 @@ def test_a_controller_is_held_against_fixed_strength(
     assert f": {finding}. One training" in said[-1]
 
 
+def test_a_controller_that_moved_nothing_is_not_compared() -> None:
+    seen = [probed(0, 0.6, 0.0), probed(50, 0.3, 0.0)]
+    never = {"dean": ("moved", "judged"), "anti": ("judged",)}
+    said = sentences(seen, {}, {"dean": seen, "anti": seen, "ramp": seen}, never)[-3:]
+    assert said[0] == (
+        "Under dean no strength ever moved from the recipe's, so there is nothing to compare; shorten "
+        "probe_every or train longer."
+    )
+    assert said[1].endswith("another seed. Its signal was never judged: too few probes.")
+    assert said[2].endswith("another seed.")
+
+
 def test_trainings_that_end_elsewhere_are_not_compared() -> None:
     start, end = probed(0, 0.6, 0.0), probed(50, 0.3, 0.0)
     assert delay([start, end], [start, probed(49, 0.3, 0.0)]) is None

@@ -193,7 +193,9 @@ class Done:
     strengths: dict[str, float] = {}
 
 
-def test_a_dean_with_nothing_to_set_any_more_does_not_probe(make_school: Make, data: Any) -> None:
+def test_a_dean_with_nothing_to_set_any_more_does_not_probe(
+    make_school: Make, data: Any, tmp_path: Path
+) -> None:
     """Its halves would agree on nothing for want of strengths, which is no noise."""
     lines: list[str] = []
     school = make_school(say=lines.append).with_terms((), {TASK: 1.0})
@@ -204,6 +206,8 @@ def test_a_dean_with_nothing_to_set_any_more_does_not_probe(make_school: Make, d
     training.run(0, 20)
     assert not lines and data.asked["held out"] == []
     assert not any(seen["dean.fallback"] for seen in training.seen)
+    dean.keep(tmp_path)
+    assert not lines and not any("dean.moved" in seen for seen in training.seen)
 
 
 def test_trust_can_be_switched_off(make_school: Make) -> None:
@@ -213,6 +217,60 @@ def test_trust_can_be_switched_off(make_school: Make) -> None:
     training = Training(school, dean, 40)
     training.run(0, 40)
     assert not lines and not any(seen["dean.fallback"] for seen in training.seen)
+
+
+@pytest.mark.parametrize(
+    ("steps", "options", "said"),
+    [
+        (
+            30,
+            {},
+            ["dean: 8 probes, its test needs 20: the strengths were never judged; shorten probe_every or "
+             "train longer"],
+        ),
+        (
+            4,
+            {},
+            ["dean: 1 probe, its test needs 20: the strengths were never judged; the dean never moved a "
+             "strength; shorten probe_every or train longer"],
+        ),
+        (
+            4,
+            {"trust_probes": 0},
+            ["dean: 1 probe; the dean never moved a strength; shorten probe_every or train longer"],
+        ),
+        (30, {"trust_probes": 0}, []),
+        (30, {"trust_probes": 8}, []),
+        (30, {"trust_probes": 8, "keep_sum": True}, []),
+    ],
+)  # fmt: skip
+def test_a_training_too_short_to_judge_the_dean_says_so(
+    make_school: Make, tmp_path: Path, steps: int, options: dict[str, Any], said: list[str]
+) -> None:
+    lines: list[str] = []
+    school = make_school(say=lines.append)
+    training = Training(school, DeanController(school, **OPTIONS, **options), steps)
+    training.run(0, steps)
+    training.controller.keep(tmp_path)
+    assert lines == said
+    last = training.seen[-1]
+    assert last["dean.moved"] == float(not any("never moved" in line for line in lines))
+    tested = options.get("trust_probes", 20) > 0
+    assert last.get("dean.judged") == (float(not said) if tested else None)
+    assert training.seen[0]["dean.moved"] == 0.0
+
+
+def test_what_a_resumed_dean_had_moved_is_known(make_school: Make) -> None:
+    """Also from a checkpoint that was written before it was kept."""
+    first = Training(school := make_school(), DeanController(school, **OPTIONS), 60)
+    first.run(0, 9)
+    state = first.controller.state_dict()
+    assert state["moved"]
+    del state["moved"]
+    again = Training(school := make_school(), DeanController(school, **OPTIONS), 60)
+    again.controller.load_state_dict(state)
+    again.run(9, 10)
+    assert again.seen[0]["dean.moved"] == 1.0
 
 
 def test_the_trail_has_every_strength_and_at_a_probe_what_was_found(make_school: Make) -> None:

@@ -21,9 +21,9 @@ def filled(values: list[float], probes: int) -> Trust:
 
 def test_there_is_no_judgement_before_n_probes() -> None:
     trust = filled([-1.0] * 4, 5)
-    assert trust.learns and trust.stands
+    assert trust.learns and trust.stands and not trust.judged
     trust.add(-1.0)
-    assert not trust.learns and not trust.stands
+    assert not trust.learns and not trust.stands and trust.judged
 
 
 def test_each_derivative_is_measured_by_its_own_history() -> None:
