@@ -71,7 +71,7 @@ def reference() -> str:
         "for editors.",
         *_section("The recipe", Recipe),
         *_section("model", ModelConfig),
-        "Built-in networks: " + _names(name for name, _ in named("models")) + ".",
+        "Built-in networks: " + _names(name for name, _ in named("models") if name) + ".",
         *_section("data", kinds[0].__base__),
         *(part for kind in kinds for part in _variant("data", "kind", kind, kinds[0].__base__)),
         *_section("data.preprocess", PreprocessConfig),
