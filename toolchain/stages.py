@@ -180,8 +180,10 @@ class DdslPrune(StageModel, Training):
     sparsity: float | None = Field(None, ge=0, lt=1, description="instead of the goals")
     budget: Literal["projection", "multiplier", "widths"] = Field(
         "projection",
-        description="how the goals are met: `projection` at every Z-step, by one price for all layers; "
-        "`multiplier` softly, by a price that follows the size; `widths`: those that the structure decides",
+        description="how the goals are met: `projection` at every Z-step, by one price for all layers, and a "
+        "dean learns sparsity strengths from a surrogate, because a projection has no derivative of its own; "
+        "`multiplier` softly, by a price that follows the size, with exact derivatives; `widths`: those that "
+        "the structure decides",
     )
     rho: float = Field(0.1, gt=0, description="of ADMM's penalty")
     dual_step: float = Field(

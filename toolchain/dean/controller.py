@@ -291,6 +291,7 @@ class DeanController(Steady):
             )
 
     def _learn(self, ahead: Ahead, seen: Look, alpha_R: Tensor, beta_R: Tensor) -> None:
+        """A step along h over its own root mean square, by factors and not strengths: see ``network``."""
         h_R, terms = torch.tensor(self._scale.divide(seen.names, ahead.mean)), seen.terms
         moves_T = torch.tensor([float(self._base[name] > 0) for name in seen.names[:terms]])
         surrogate = (h_R[:terms] * moves_T * alpha_R[:terms]).sum()

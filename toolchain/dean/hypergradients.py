@@ -10,10 +10,18 @@ the paper's terms, see ``admm``):
     dL_V / dbeta_l = -p sum_{g active} sqrt|g| <grad_{Z_g} L_V, V_g / |V_g|>
     dS / dbeta_l   = -p sum_{g active} m_g sqrt|g| / |V_g|    for the size S = sum_g m_g |Z_g| / |V_g|
 
-The controls are scalars, so no second derivative is needed: these are exact, not approximations.
+The controls are scalars, so no second derivative is needed: dL_V / dalpha is exact for plain gradient
+descent, and dL_V / dbeta where the Z-step is the soft threshold (``budget: multiplier``).
 
-**Reconstruction** of Liu et al. 2022 (IEEE TPAMI 45(3), doc. 9804342), who train the dean by meta-learning;
-the identities are ours to derive. Axes: T terms, P all trained numbers of the student, C channels.
+Under ``budget: projection`` dL_V / dbeta is a **surrogate**: the Z-step is hard there, Z_g = V_g or 0, so
+that the true derivative by beta is zero almost everywhere and says nothing. The soft threshold's formula is
+applied to all channels that stay, at the price that the projection found, with grad_{Z_g} L_V taken at the
+hard Z, which is the network that is left. That is the derivative of no objective: no soft-thresholded
+network is ever looked at. What it asks is which layer's channels the loss would miss least if they shrank.
+
+**Reconstruction**, the surrogate too, of Liu et al. 2022 (IEEE TPAMI 45(3), doc. 9804342), who train the
+dean by meta-learning; the identities are ours to derive. Axes: T terms, P all trained numbers of the
+student, C channels.
 """
 
 from __future__ import annotations

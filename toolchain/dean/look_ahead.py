@@ -3,6 +3,8 @@
     W' = W - eta (s_task g_task + sum_l alpha_l g_l + pull of ADMM)
     h  = derivatives of L_V(W') by every alpha, and of L_V(Z'(W')) by every beta (see ``hypergradients``)
 
+The latter are exact for a soft Z-step (``budget: multiplier``); for ``projection``, whose own derivatives are
+zero, they are the soft step's formula with the gradient at the hard Z: a surrogate, and a reconstruction.
 eta is the same for every weight, a tenth of it for quantizer steps, as in training; it is lowered where
 the step would be longer than 5% of the weights: the loss is to be looked at nearby. Weights, buffers and
 random numbers are put back to the bit. **Reconstruction** of Liu et al. 2022 (IEEE TPAMI 45(3)).

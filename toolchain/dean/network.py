@@ -5,11 +5,18 @@
     beta_l likewise in (0, beta_max)
 
 The last layer starts at zero, so that at first every strength is exactly the recipe's. phi follows the
-hypergradients h of ``hypergradients`` by its own Adam, through the surrogate  sum_l h_l alpha_l(phi),
-whose gradient by phi is that of the held-out loss.
+hypergradients h of ``hypergradients`` by its own Adam, through the surrogate
+
+    sum_l (h_l / rms_l) alpha_l(phi) / base_l  +  sum_l (h_l / rms_l) beta_l(phi),    base_l > 0
+
+With h_l alone on the left its gradient by phi would be that of the held-out loss. But each h_l is divided by
+the root mean square of its own history (``fallback.Scale``), and the factor base_l that leads from the
+network's output to the strength is left out: every strength has as much of a say, whatever its unit. Signs
+are the held-out loss's; how much one strength counts beside another is not.
 
 Liu et al. 2022 (IEEE TPAMI 45(3), doc. 9804342): a meta-network, trained by meta-learning, sets both
-strengths. **Reconstruction**: its architecture and ranges. Axes: R rows (terms, then layers), F features.
+strengths. **Reconstruction**: its architecture, ranges, and what it descends along. Axes: R rows (terms,
+then layers), F features.
 """
 
 from __future__ import annotations

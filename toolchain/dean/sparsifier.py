@@ -36,8 +36,9 @@ class AdmmSparsifier:
         widths: What the recipe's structure decides for each group; a group not named is left whole.
         rho: Weight of the penalty.
         dual_step: Of ADMM's dual update, in (0, 1].
-        step: ``projection`` meets the goals at every Z-step; ``multiplier`` thresholds softly, with a
-            price that rises while the network is larger than its goals and falls while it is smaller.
+        step: ``projection`` meets the goals at every Z-step; its hypergradients are a surrogate (see
+            ``toolchain.dean.hypergradients``). ``multiplier`` thresholds softly, with a price that rises
+            while the network is larger than its goals and falls while it is smaller.
     """
 
     def __init__(

@@ -6,11 +6,12 @@ import copy
 
 import pytest
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from toolchain.dean.admm import ChannelGroup
 from toolchain.dean.budget import Budget
+from toolchain.dean.hypergradients import keeping_size
 from toolchain.dean.sparsifier import AdmmSparsifier
 from toolchain.graph import trace
 from toolchain.models import registry
@@ -24,9 +25,11 @@ SHAPE = (3, 8, 8)
 GOAL = {"macs": 0.5}
 
 
-def make(step: str = "projection", decided: bool = False) -> tuple[fx.GraphModule, AdmmSparsifier]:
+def make(
+    step: str = "projection", decided: bool = False, dtype: torch.dtype = torch.float32
+) -> tuple[fx.GraphModule, AdmmSparsifier]:
     torch.manual_seed(0)
-    net = trace(registry.build("cifar_resnet", depth=8, width=8))
+    net = trace(registry.build("cifar_resnet", depth=8, width=8)).to(dtype)
     for module in net.modules():
         if isinstance(module, _BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -138,6 +141,51 @@ def test_hypergradients_are_finite_and_leave_the_size_alone(step: str) -> None:
     assert (
         values.min() < 0 < values.max()
     )  # at an unchanged size some layer gains what another loses
+
+
+@pytest.mark.parametrize("step", ["multiplier", "projection"])
+def test_hypergradients_are_exact_for_a_soft_z_step_and_a_surrogate_for_a_hard_one(
+    step: str,
+) -> None:
+    """In float64, against differences of the held-out loss and of the size by each strength."""
+    net, sparsifier = make(step, dtype=torch.float64)
+    for _ in range(3):
+        sparsifier.z_step()
+        drawn(net, sparsifier, 2)
+    images = torch.randn(8, *SHAPE, dtype=torch.float64)
+    net.eval()
+    parameters = [p for p in net.parameters() if p.requires_grad]
+
+    def loss() -> Tensor:
+        return net(images).square().mean()
+
+    with sparsifier.sparse():
+        found = torch.autograd.grad(loss(), parameters, allow_unused=True)
+    gradients = {
+        p: torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)
+    }
+    hyper = sparsifier.hypergradients(gradients)
+
+    def ahead(name: str, strength: float) -> Tensor:
+        """The loss and the relaxed size that a Z-step with this strength would give now."""
+        sparsifier.set_strengths({name: strength})
+        if step == "projection":
+            sparsifier._kept = None  # projected anew
+        with torch.no_grad(), sparsifier.sparse():
+            value = loss()
+        factors, _ = sparsifier._present()
+        size = sum(sparsifier._cost[group] * factors[group].sum() for group in factors)
+        sparsifier.set_strengths({name: 1.0})
+        return torch.stack([value, torch.as_tensor(size)])
+
+    moves = torch.stack([(ahead(name, 1 + 1e-5) - ahead(name, 1 - 1e-5)) / 2e-5 for name in hyper])
+    values = torch.tensor(list(hyper.values()), dtype=torch.float64)
+    if step == "multiplier":
+        expected = keeping_size(moves[:, 0], moves[:, 1])
+        assert values.abs().max() > 1e-6
+        torch.testing.assert_close(values, expected, rtol=1e-6, atol=1e-9)
+    else:  # what is left does not change with a strength, so a derivative would say nothing
+        assert not moves.any() and values.abs().max() > 1e-6
 
 
 def test_a_resumed_sparsifier_goes_on_as_it_would_have() -> None:

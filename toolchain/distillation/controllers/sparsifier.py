@@ -61,6 +61,8 @@ class Sparsifier(Protocol):
     def hypergradients(self, gradients: Mapping[nn.Parameter, Tensor]) -> Mapping[str, float]:
         """Derivative of the held-out loss by each layer's strength, at an unchanged size.
 
+        Where channels stay whole or go, as by a projection, that would be zero: a surrogate in its place.
+
         Args:
             gradients: Of the held-out loss, taken inside ``sparse``.
         """

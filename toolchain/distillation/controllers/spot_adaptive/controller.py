@@ -44,7 +44,8 @@ GAMMA: Mapping[str, float] = {"at": 2.0, "vid": 2.0, "rkd": 2.0}
 
 @controller(
     "spot-adaptive",
-    about="SAKD: a policy decides for every sample at which spots it is distilled",
+    about="SAKD: a policy decides for every sample at which spots it is distilled; not with exits (ofa) at "
+    "inner spots",
     source="Song, Chen, Ye, Song 2022, IEEE TIP 31, arXiv 2205.02399",
     inner_spots=True,
 )
@@ -54,6 +55,8 @@ class SpotAdaptive(Steady):
     Args:
         school: Decisions are made at its terms' spots, and at the logits. All losses of one teacher are
             decided; a teacher inside the student (PQK's) is no route, and its losses see every sample.
+            A recipe with the loss ``ofa`` at an inner spot is refused: its exit compares that spot with the
+            teacher's logits, and a sample can only cross between two inner spots or between logits.
         decisions: ``policy``; or, to see what the policy is worth, ``anti`` (distil where it would
             not), ``random`` (fair coins), ``always``.
         gamma: At least 1: how much more the agent cares about samples' routes that are worse than the
