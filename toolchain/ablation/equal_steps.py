@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from toolchain.ablation.variants import teachings
 from toolchain.data.partition import hold_out
 from toolchain.distillation.controllers.controller import CONTROLLERS
+from toolchain.distillation.teachings import teachings
 
 if TYPE_CHECKING:
     from toolchain.data.samples import Data

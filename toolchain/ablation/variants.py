@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.errors import ConfigError
 from toolchain.chain import check_order
-from toolchain.distillation.config import Distil
+from toolchain.distillation.teachings import Teaching, require_teachings
 from toolchain.recipe.reading import load_recipe, read_yaml
 
 if TYPE_CHECKING:
@@ -32,47 +32,6 @@ class Variant:
 
     name: str
     overrides: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """A place where a recipe distils: ``stages[position].field`` is ``distil``."""
-
-    position: int
-    field: str
-    distil: Distil
-
-    @property
-    def key(self) -> str:
-        """As ``--set`` spells it."""
-        return f"stages.{self.position}.{self.field}"
-
-
-def teachings(recipe: Recipe) -> list[Teaching]:
-    """Where the recipe distils, in the order of its stages."""
-    found = []
-    for position, stage in enumerate(recipe.stages):
-        for field in type(stage).model_fields:
-            value = getattr(stage, field)
-            if isinstance(value, Distil):
-                found.append(Teaching(position, field, value))
-    return found
-
-
-def require_teachings(recipe: Recipe) -> list[Teaching]:
-    """Where the recipe distils.
-
-    Raises:
-        ConfigError: Nowhere.
-    """
-    found = teachings(recipe)
-    if not found:
-        names = ", ".join(stage.stage for stage in recipe.stages)
-        raise ConfigError(
-            f"{recipe.name}: no stage distils ({names}); accepted is a recipe with a stage that has "
-            "`distil`, e.g. recover; add one"
-        )
-    return found
 
 
 def of_controllers(recipe: Recipe, names: Sequence[str]) -> list[Variant]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.errors import ConfigError
 from toolchain.ablation.equal_steps import with_equal_steps
-from toolchain.ablation.variants import Teaching, require_teachings
 from toolchain.distillation.controllers.controller import CONTROLLERS
 from toolchain.distillation.registry import unknown
+from toolchain.distillation.teachings import Teaching, require_teachings
 
 if TYPE_CHECKING:
     from toolchain.analysis.record import Analysis
