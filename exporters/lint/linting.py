@@ -16,6 +16,9 @@ from exporters.lint.view import GraphView
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+# Families of rules that need no order of the nodes.
+WITHOUT_ORDER = ("FILE-", "OP-")
+
 
 def lint(
     model: Path | ModelProto, target: str, *, trt_version: str = "11", dla: bool = False
@@ -43,7 +46,7 @@ def read(path: Path) -> GraphView:
     """
     model = onnx_file.load(path)
     require_sound(model, str(path))
-    return GraphView(_inlined(model), _external_files(path))
+    return GraphView(_inlined(model), *_external(path))
 
 
 def _inlined(model: ModelProto) -> ModelProto:
@@ -56,27 +59,34 @@ def _inlined(model: ModelProto) -> ModelProto:
 
 
 def check(view: GraphView, target: LintTarget) -> list[Finding]:
-    """Errors first, then by rule in the rules' order, then by node in the graph's."""
-    found = [finding for rule in rules().values() for finding in rule.findings(view, target)]
+    """Errors first, then by rule in the rules' order, then by node in the graph's.
+
+    Of a graph with a cycle only file and operators are looked at: the rest follows values back to where
+    they come from, which has no end there.
+    """
+    wanted = [
+        rule
+        for rule in rules().values()
+        if not view.cycle or (rule.id.startswith(WITHOUT_ORDER) and rule.id != "OP-TRAINING")
+    ]
+    found = [finding for rule in wanted for finding in rule.findings(view, target)]
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 
-def _external_files(path: Path) -> tuple[str, ...]:
-    """Names of the files that hold tensors of the model, as it says them."""
+def _external(path: Path) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Names of the files that hold tensors of the model, as it says them, and of those tensors."""
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
-    return tuple(
-        sorted(
-            {
-                entry.value
-                for tensor in model.graph.initializer
-                if onnx.external_data_helper.uses_external_data(tensor)
-                for entry in tensor.external_data
-                if entry.key == "location"
-            }
-        )
-    )
+    away = [
+        tensor
+        for tensor in model.graph.initializer
+        if onnx.external_data_helper.uses_external_data(tensor)
+    ]
+    files = {
+        entry.value for tensor in away for entry in tensor.external_data if entry.key == "location"
+    }
+    return tuple(sorted(files)), frozenset(tensor.name for tensor in away)
 
 
 def has_errors(findings: Sequence[Finding]) -> bool:

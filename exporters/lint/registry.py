@@ -17,6 +17,7 @@ EVERYWHERE = (*TENSORRT, "ort-cpu")
 FAMILIES = (
     "files",
     "operators",
+    "signatures",
     "grids",
     "weights",
     "pairs",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deploy.errors import StorageError
+from exporters.lint.signatures import all_schemas
 from exporters.lint.view import is_standard, label
 
 if TYPE_CHECKING:
@@ -87,8 +88,6 @@ def _bits(data_type: int, itemsize: int) -> int:
 
 
 def _of_node(node: NodeProto) -> Iterator[str]:
-    from onnx import defs
-
     texts = [node.op_type, node.domain, node.name, *node.input, *node.output]
     texts += [attribute.name for attribute in node.attribute]
     if not all(
@@ -96,12 +95,13 @@ def _of_node(node: NodeProto) -> Iterator[str]:
     ):  # protobuf hands out bytes for broken UTF-8
         yield f"a node has the name {node.name!r} and the operator {node.op_type!r}, which are no text"
         return
-    if not is_standard(node) or not defs.has(node.op_type):
+    schemas = all_schemas(node.op_type) if is_standard(node) else ()
+    if not schemas:
         return
-    schema = defs.get_schema(node.op_type)
+    # What no opset allows; what this one does not is found by the rules.
     for given, least, what in (
-        (len(node.input), schema.min_input, "inputs"),
-        (len(node.output), schema.min_output, "outputs"),
+        (len(node.input), min(schema.min_input for schema in schemas), "inputs"),
+        (len(node.output), min(schema.min_output for schema in schemas), "outputs"),
     ):
         if given < least:
             yield f"{node.op_type} {label(node)!r} has {given} {what}; accepted is {least} or more"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from exporters.lint.grid import Grid
 from exporters.ort_fusion import SourceGraph
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 # Larger results of constant nodes are not worth computing: no scale is among them.
@@ -21,15 +23,34 @@ _LARGEST_FOLD = 1 << 16
 _TRANSPARENT = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze"})
 STANDARD_DOMAINS = ("", "ai.onnx")
 
+_REFUSAL = re.compile(
+    r"\(op_type:(\w+), node name: (.*?)\): (?:\[(?:Shape|Type)InferenceError\] )?(.*?)(?= \(op_type:|$)"
+)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The first node that ONNX's inference refuses, and why."""
+
+    op_type: str
+    node: str
+    text: str
+
 
 class GraphView:
     """The main graph of a model, indexed.  Nodes inside control flow are in ``all_nodes`` only."""
 
-    def __init__(self, model: ModelProto, external_files: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        model: ModelProto,
+        external_files: tuple[str, ...] = (),
+        external_tensors: frozenset[str] = frozenset(),
+    ) -> None:
         import onnx
 
         self._onnx = onnx
         self.external_files = external_files
+        self.external_tensors = external_tensors
         self.model = model
         self.graph = model.graph
         self.source = SourceGraph(model)
@@ -58,6 +79,11 @@ class GraphView:
                         yield from walk(graph.node)
 
         return list(walk(self.graph.node))
+
+    @cached_property
+    def cycle(self) -> tuple[NodeProto, ...]:
+        """Nodes that wait for each other, values that their subgraphs read included; empty if none do."""
+        return _cycle(self.graph)
 
     @cached_property
     def opsets(self) -> dict[str, int]:
@@ -167,14 +193,30 @@ class GraphView:
             return None
 
     @cached_property
-    def contradiction(self) -> str:
-        """What strict shape inference says of dimensions that do not fit; empty where they do."""
+    def contradiction(self) -> Refusal | None:
+        """What strict shape inference says of sizes and attributes that no run could have."""
+        found = self._refusal(check_type=False)
+        ignored = found is None or "existing" in found.text or found.op_type == "Constant"
+        return None if ignored else found
+
+    @cached_property
+    def type_conflict(self) -> Refusal | None:
+        """What strict inference says of element types that an operator does not take or combine."""
+        found = self._refusal(check_type=True)
+        wrong = ("has unsupported type", "has inconsistent type", "existing elem type")
+        return found if found is not None and any(one in found.text for one in wrong) else None
+
+    def _refusal(self, *, check_type: bool) -> Refusal | None:
         try:
-            self._onnx.shape_inference.infer_shapes(self.model, strict_mode=True)
+            self._onnx.shape_inference.infer_shapes(
+                self.model, check_type=check_type, strict_mode=True
+            )
         except (ValueError, RuntimeError, self._onnx.shape_inference.InferenceError) as error:
-            text = " ".join(str(error).split())
-            return text[:200] if "ncompatible dim" in text or "imension mismatch" in text else ""
-        return ""
+            found = _REFUSAL.search(" ".join(str(error).split()))
+            # What stands inside a function or a subgraph is judged otherwise by the runtimes.
+            if found is not None and "Inference error(s)" not in found[3]:
+                return Refusal(found[1], found[2], found[3][:200])
+        return None
 
     def dtype(self, value: str) -> str:
         """ONNX's name of the element type, e.g. ``float16``; empty where it is not known."""
@@ -271,6 +313,51 @@ class GraphView:
         return bool(value) and not self.is_constant(value)
 
 
+def _read_by(node: NodeProto) -> set[str]:
+    """Names that a node reads, in its subgraphs too."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            inside = [_read_by(inner) for inner in graph.node]
+            made = {value for inner in graph.node for value in inner.output}
+            made |= {value.name for value in (*graph.input, *graph.initializer)}
+            names |= set().union(*inside, {value.name for value in graph.output}) - made
+    return names - {""}
+
+
+def _cycle(graph: GraphProto) -> tuple[NodeProto, ...]:
+    nodes = list(graph.node)
+    maker = {value: place for place, node in enumerate(nodes) for value in node.output if value}
+    waits = [{maker[value] for value in _read_by(node) if value in maker} for node in nodes]
+    readers: dict[int, list[int]] = {}
+    for place, before in enumerate(waits):
+        for one in before:
+            readers.setdefault(one, []).append(place)
+    ready = [place for place, before in enumerate(waits) if not before]
+    while ready:
+        done = ready.pop()
+        for place in readers.get(done, []):
+            waits[place].discard(done)
+            if not waits[place]:
+                ready.append(place)
+    stuck = {place: before for place, before in enumerate(waits) if before}
+    if stuck:
+        # Each of them waits for another one: going back long enough ends in the cycle itself.
+        walked: list[int] = []
+        place = min(stuck)
+        while place not in walked:
+            walked.append(place)
+            place = min(stuck[place])
+        return tuple(nodes[one] for one in sorted(walked[walked.index(place) :]))
+    for node in nodes:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                found = _cycle(inner)
+                if found:
+                    return found
+    return ()
+
+
 def is_standard(node: NodeProto) -> bool:
     return node.domain in STANDARD_DOMAINS
 
@@ -288,8 +375,13 @@ def label(node: NodeProto) -> str:
 
 
 def attributes_of(node: NodeProto) -> dict[str, Any]:
-    """Integers, floats, strings and lists of them; graphs and tensors are left out."""
-    from onnx import AttributeProto, helper
+    """Integers, floats, strings and lists of them; graphs and tensors are left out.
+
+    So are attributes of another type than the operator's: whoever reads them counts on that type.
+    """
+    from onnx import AttributeProto, defs, helper
+
+    known: Any = defs.get_schema(node.op_type).attributes if defs.has(node.op_type) else {}
 
     plain = (
         AttributeProto.INT,
@@ -302,4 +394,6 @@ def attributes_of(node: NodeProto) -> dict[str, Any]:
         attribute.name: helper.get_attribute_value(attribute)
         for attribute in node.attribute
         if attribute.type in plain
+        and not attribute.ref_attr_name
+        and (attribute.name not in known or attribute.type == known[attribute.name].type.value)
     }

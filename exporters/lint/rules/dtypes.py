@@ -52,6 +52,46 @@ _HEAVY = (
     "Concat",
     "ReduceMean",
 )
+_WHOLE = frozenset({"bool", "int32", "int64"})
+# Types that the importer of TensorRT-RTX 1.7.1 refuses at an operator, tried one by one.
+_NOT_IMPORTED: dict[str, frozenset[str]] = {
+    **dict.fromkeys(
+        (
+            "Ceil",
+            "Elu",
+            "Erf",
+            "Exp",
+            "Floor",
+            "Gelu",
+            "HardSigmoid",
+            "HardSwish",
+            "LeakyRelu",
+            "Log",
+            "Reciprocal",
+            "Sigmoid",
+            "Softmax",
+            "Softplus",
+            "Sqrt",
+            "Tanh",
+        ),
+        _WHOLE,
+    ),
+    **dict.fromkeys(
+        (
+            "Abs",
+            "Clip",
+            "GlobalAveragePool",
+            "Neg",
+            "ReduceMax",
+            "ReduceMean",
+            "ReduceSum",
+            "Sign",
+        ),
+        frozenset({"bool"}),
+    ),
+    "Relu": frozenset({"bool", "int32"}),
+    "Not": frozenset({"float", "float16", "int32", "int64", "int8"}),
+}
 
 
 @rule(
@@ -166,6 +206,41 @@ def mixed_quantizer(view: GraphView, target: LintTarget) -> Iterator[Hit]:
         value, step = view.dtype(node.input[0]), view.dtype(node.input[1])
         if value and step and value != step:
             yield Hit(label(node), f"{node.input[0]!r} is {value}, its scale {step}")
+
+
+@rule(
+    "TYPE-CONFLICT",
+    title="element types that an operator does not take",
+    tensorrt="error",
+    ort_cpu="error",
+    refused=True,
+    explanation="""The operator does not take this element type in the file's opset, or not two that
+    differ, or the file says of a value another type than the node makes. ONNX Runtime 1.31.1 does
+    not load it ("Type Error"). NVIDIA's importer refuses two types at one operator
+    ("must have same input types", TensorRT-RTX 1.7.1), int32, int64 and bool at Sigmoid, Softmax and
+    other operators of floats, int32 at Relu, and bool at nearly all ("Found unsupported input
+    type"); it ignores what the file says of values inside, which is a warning. Types of quantizers
+    are other rules.""",
+    remedy="put a Cast before the node, or export again",
+)
+def conflict(view: GraphView, target: LintTarget) -> Iterator[Hit]:
+    named = set()
+    if target.is_tensorrt:
+        for op_type, types in _NOT_IMPORTED.items():
+            for node in view.of_type(op_type):
+                if view.dtype(node.input[0]) in types:
+                    named.add(label(node))
+                    yield Hit(label(node), f"{op_type} of {view.dtype(node.input[0])}")
+    found = view.type_conflict
+    if found is None or found.op_type in (QUANTIZE, DEQUANTIZE) or found.node in named:
+        return
+    both = "has inconsistent type" in found.text
+    yield Hit(
+        found.node,
+        f"{found.op_type}: {found.text}",
+        level=None if both or not target.is_tensorrt else "warning",
+        refused=both,
+    )
 
 
 @rule(

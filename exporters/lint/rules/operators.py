@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from exporters.lint.registry import Hit, rule
+from exporters.lint.signatures import all_schemas, schema_of
 from exporters.lint.target import LintTarget
 from exporters.lint.view import GraphView, attributes_of, is_standard, label
 
@@ -69,6 +70,16 @@ _INTEGER_FORMS = frozenset(
 _CONTRIB_KNOWN = frozenset(
     {"GroupQueryAttention", "MatMulNBits", "MultiHeadAttention", "SimplifiedLayerNormalization"}
 )
+# onnxruntime 1.31.1 has these in the standard domain, in opsets in which the standard has not.
+_ORT_EARLIER = frozenset(
+    {
+        "LayerNormalization",
+        "MeanVarianceNormalization",
+        "SimplifiedLayerNormalization",
+        "ThresholdedRelu",
+    }
+)
+_ORT_LEGACY = frozenset({"Affine", "Crop", "DynamicSlice", "Scale"})
 
 
 @rule(
@@ -78,16 +89,25 @@ _CONTRIB_KNOWN = frozenset(
     ort_cpu="error",
     refused=True,
     explanation="""The standard domain has no operator of this name in the model's opset, so
-    nothing can run it. NVIDIA's importer looks for a plugin of that name ("Plugin not found",
+    nothing should run it. NVIDIA's importer looks for a plugin of that name ("Plugin not found",
     TensorRT-RTX 1.7.1); ONNX Runtime does not load the file. Either the name is wrong, or the
-    operator is newer than the opset that the file declares.""",
-    remedy="export again with a higher opset, or write the operation with standard operators",
+    operator is newer than the opset that the file declares, or was removed before it. A few names
+    are known to a target all the same, LayerNormalization before opset 17 to ONNX Runtime for one:
+    a warning.""",
+    remedy="export again with another opset, or write the operation with standard operators",
 )
 def unknown(view: GraphView, target: LintTarget) -> Iterator[Hit]:
     from onnx import defs
 
     for node in view.all_nodes:
-        if is_standard(node) and not defs.has(node.op_type):
+        if is_standard(node) and _known_anyway(node.op_type, view.opset, target):
+            yield Hit(
+                label(node),
+                f"{node.op_type} is not in opset {view.opset}; this target has it all the same",
+                level="warning",
+                refused=False,
+            )
+        elif is_standard(node) and not defs.has(node.op_type):
             yield Hit(label(node), f"{node.op_type} is no operator of ONNX")
         elif is_standard(node) and _is_missing(node.op_type, view.opset):
             since = min(
@@ -100,6 +120,28 @@ def unknown(view: GraphView, target: LintTarget) -> Iterator[Hit]:
                 f"{node.op_type} exists from opset {since} on and the file declares {view.opset}",
                 refused=False,
             )
+        elif is_standard(node):
+            schema = schema_of(node.op_type, view.opset)
+            gone = schema is not None and schema.deprecated
+            if gone and all_schemas(node.op_type)[-1].deprecated:
+                yield Hit(
+                    label(node),
+                    f"{node.op_type} was removed in opset {schema.since_version} and the file declares "
+                    f"{view.opset}",
+                    level="warning" if target.is_tensorrt else None,
+                    refused=False,
+                )
+
+
+def _known_anyway(op_type: str, opset: int, target: LintTarget) -> bool:
+    """Whether the target has an operator that the standard does not have in this opset."""
+    from onnx import defs
+
+    if defs.has(op_type) and not _is_missing(op_type, opset):
+        return False
+    if target.is_tensorrt:
+        return op_type in _CONTRIB_KNOWN
+    return op_type in _ORT_EARLIER or (op_type in _ORT_LEGACY and opset < 10)
 
 
 def _is_missing(op_type: str, opset: int) -> bool:

@@ -153,3 +153,42 @@ def nothing_integer(view: GraphView, target: LintTarget) -> Iterator[Hit]:
     left = {id(one.node) for one in left_in_float(view)}
     if view.quantized and weighted and all(id(node) in left for node in weighted):
         yield Hit("", f"all of {len(weighted)} layers with weights run in float")
+
+
+# Their sizes follow from the values of these inputs.
+_SIZES_FROM = {
+    "Expand": (1,),
+    "Pad": (1, 3),
+    "ReduceMax": (1,),
+    "ReduceMean": (1,),
+    "ReduceSum": (1,),
+    "Reshape": (1,),
+    "Resize": (2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "TopK": (1,),
+    "Unsqueeze": (1,),
+}
+
+
+@rule(
+    "ORT-EXTERNAL-SIZES",
+    title="sizes in another file",
+    ort_cpu="error",
+    explanation="""ONNX Runtime 1.31.1 works out sizes before it opens the file with the weights,
+    and does not load a model whose Reshape, Pad, Slice and the like have theirs in there ("Cannot
+    parse data from external tensors"). NVIDIA's importer does. Somebody saved the model with a
+    size_threshold of 0.""",
+    remedy="""write one file: onnx.save(onnx.load(path), path); or save with the default
+    size_threshold of 1024 bytes""",
+)
+def external_sizes(view: GraphView, target: LintTarget) -> Iterator[Hit]:
+    for node in view.of_type(*_SIZES_FROM):
+        for place in _SIZES_FROM[node.op_type]:
+            if place < len(node.input) and node.input[place] in view.external_tensors:
+                yield Hit(
+                    label(node), f"{node.op_type} reads {node.input[place]!r} from another file"
+                )
+                break

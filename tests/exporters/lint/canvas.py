@@ -135,6 +135,8 @@ class Case:
     input: Dims = (2, 16, 8, 8)
     input_type: int = TensorProto.FLOAT
     output_type: int = TensorProto.FLOAT
+    loads: bool = True  # whether ONNX Runtime makes a session of it
+    edit: Callable[[onnx.ModelProto], None] = lambda model: None
 
     def model(self) -> onnx.ModelProto:
         canvas = Canvas()
@@ -147,7 +149,9 @@ class Case:
         )
         opsets = [helper.make_opsetid("", self.opset)]
         opsets += [helper.make_opsetid(*domain) for domain in canvas.domains.items()]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        self.edit(model)
+        return model
 
 
 CASES: dict[str, Case] = {}

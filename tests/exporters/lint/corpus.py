@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.exporters.lint import (  # noqa: F401  importing them registers their cases
     corpus_files,
     corpus_grids,
+    corpus_odd,
     corpus_placement,
     corpus_unsigned,
     corpus_weights,
