@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 MODEL = "model.onnx"
 CONSTANTS_IR = 4  # the first whose initializers need not be inputs
-BEFORE_QUANTIZATION = ("FILE-", "OP-", "SHAPE-")  # families of the linter's rules
+BEFORE_QUANTIZATION = ("FILE-", "OP-", "SHAPE-", "TYPE-")  # families of the linter's rules
 
 
 def import_onnx_teacher(out: Path, ctx: RunContext) -> dict[str, float]:

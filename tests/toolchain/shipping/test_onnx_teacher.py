@@ -163,7 +163,7 @@ def quantized(path: Path, given: Path) -> Path:
 
 
 def changed(path: Path, given: Path, **fields: Any) -> Path:
-    """The file with another opset, first size, last operator or weights."""
+    """The file with another opset, first size, last operator, edges or weights."""
     model = onnx.load(given / "net.onnx")
     if "opset" in fields:
         model.opset_import[0].version = fields["opset"]
@@ -177,6 +177,10 @@ def changed(path: Path, given: Path, **fields: Any) -> Path:
             if tensor.data_type == onnx.TensorProto.FLOAT:
                 filled = np.full_like(numpy_helper.to_array(tensor), fields["value"])
                 tensor.CopyFrom(numpy_helper.from_array(filled, tensor.name))
+    if "cycle" in fields:
+        model.graph.node[0].input[0] = model.graph.node[-1].output[0]
+    if "attribute" in fields:
+        model.graph.node[-1].attribute.append(onnx.helper.make_attribute(fields["attribute"], 1))
     if "op_type" in fields:
         model.graph.node[-1].op_type = fields["op_type"]
     onnx.save(model, path)
@@ -188,6 +192,15 @@ def changed(path: Path, given: Path, **fields: Any) -> Path:
     [
         (lambda path, given: changed(path, given, opset=5), "other.onnx: opset 5; ort-cpu"),
         (lambda path, given: changed(path, given, opset=99), "other.onnx: opset 99; ort-cpu"),
+        (
+            lambda path, given: changed(path, given, cycle=True),
+            r"model.onnx: other.onnx: .* wait for each other; look at the nodes that are named",
+        ),
+        (
+            lambda path, given: changed(path, given, attribute="slope"),
+            r"model.onnx: other.onnx: .* has the attribute 'slope', which the operator never had; "
+            r"declare the opset",
+        ),
         (lambda path, given: changed(path, given, batch=0), r"has the shape \[0, 1, 8, 8\]"),
         (lambda path, given: changed(path, given, value=np.nan), "gives NaN or infinity"),
         (lambda path, given: changed(path, given, op_type="Wibble"), "Wibble is no operator of"),
