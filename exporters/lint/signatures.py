@@ -144,8 +144,8 @@ def _of_inputs(node: NodeProto, schema: Any) -> Iterator[Misfit]:
             refused=not optional_once,
         )
     elif given > schema.max_input:
-        # Clip counts names, and crashes on an empty one.
-        refused = node.op_type in _COUNTS_INPUTS or (node.op_type == "Clip" and not node.input[-1])
+        crashes = node.op_type == "Clip" and (given > 4 or not node.input[-1])
+        refused = node.op_type in _COUNTS_INPUTS or crashes
         yield Misfit(
             "inputs",
             f"{_counted(given, 'input')}; accepted is {accepted}",

@@ -83,8 +83,9 @@ def _of_conv(view: GraphView, node: NodeProto, sizes: Sizes) -> Iterator[str]:
         and weights[1] * groups != sizes[1]
     ):
         yield f"{sizes[1]} channels, and weights for {weights[1]} in each of {groups} groups"
-    bias = view.shape(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    if bias is not None and isinstance(weights[0], int) and bias != (weights[0],):
+    known = len(node.input) > 2 and view.is_constant(node.input[2])
+    bias = view.shape(node.input[2]) if known else None
+    if bias and isinstance(weights[0], int) and bias != (weights[0],):
         yield f"a bias of {_shown(bias)} for {weights[0]} outputs"
 
 

@@ -8,7 +8,7 @@ from exporters.lint.finding import Level
 from exporters.lint.registry import Hit, rule
 from exporters.lint.rules.placement import came_dequantized
 from exporters.lint.target import LintTarget
-from exporters.lint.view import DEQUANTIZE, QUANTIZE, GraphView, is_standard, label
+from exporters.lint.view import DEQUANTIZE, QUANTIZE, GraphView, Refusal, is_standard, label
 
 _HALF = ("float16", "bfloat16")
 # ONNX: T1 of QuantizeLinear and of DequantizeLinear's scale has them from here on.
@@ -219,8 +219,8 @@ def mixed_quantizer(view: GraphView, target: LintTarget) -> Iterator[Hit]:
     not load it ("Type Error"). NVIDIA's importer refuses two types at one operator
     ("must have same input types", TensorRT-RTX 1.7.1), int32, int64 and bool at Sigmoid, Softmax and
     other operators of floats, int32 at Relu, and bool at nearly all ("Found unsupported input
-    type"); it ignores what the file says of values inside, which is a warning. Types of quantizers
-    are other rules.""",
+    type"); it ignores what the file says of values inside, which is a warning. Half
+    precision at quantizers, and what TensorRT takes there, are other rules.""",
     remedy="put a Cast before the node, or export again",
 )
 def conflict(view: GraphView, target: LintTarget) -> Iterator[Hit]:
@@ -232,7 +232,7 @@ def conflict(view: GraphView, target: LintTarget) -> Iterator[Hit]:
                     named.add(label(node))
                     yield Hit(label(node), f"{op_type} of {view.dtype(node.input[0])}")
     found = view.type_conflict
-    if found is None or found.op_type in (QUANTIZE, DEQUANTIZE) or found.node in named:
+    if found is None or found.node in named or _judged_as_quantizer(view, target, found):
         return
     both = "has inconsistent type" in found.text
     yield Hit(
@@ -241,6 +241,19 @@ def conflict(view: GraphView, target: LintTarget) -> Iterator[Hit]:
         level=None if both or not target.is_tensorrt else "warning",
         refused=both,
     )
+
+
+def _judged_as_quantizer(view: GraphView, target: LintTarget, found: Refusal) -> bool:
+    """Whether the types are those of a quantizer that another rule speaks of."""
+    if found.op_type not in (QUANTIZE, DEQUANTIZE):
+        return False
+    if target.is_tensorrt:
+        return True
+    for node in view.of_type(found.op_type):
+        if node.name == found.node:
+            value, step = view.dtype(node.input[0]), view.dtype(node.input[1])
+            return bool({value, step} & set(_HALF)) or (node.op_type == QUANTIZE and value != step)
+    return False
 
 
 @rule(

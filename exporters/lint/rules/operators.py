@@ -255,7 +255,9 @@ def control_flow(view: GraphView, target: LintTarget) -> Iterator[Hit]:
 def training(view: GraphView, target: LintTarget) -> Iterator[Hit]:
     for node in view.of_type("Dropout", "BatchNormalization"):
         mode = attributes_of(node).get("training_mode", 0)
-        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+        if node.op_type == "Dropout" and view.opset < 12:
+            mode = 0  # has no such input yet, and the importer reads none
+        elif node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
             given = view.array(node.input[2])
             mode = given is not None and bool(given.any())
         if mode:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from exporters.lint.registry import Hit, rule
 from exporters.lint.rules.placement import came_dequantized
 from exporters.lint.target import LintTarget
-from exporters.lint.view import DEQUANTIZE, GraphView, attributes_of, label
+from exporters.lint.view import DEQUANTIZE, QUANTIZE, GraphView, attributes_of, label
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -54,7 +55,7 @@ def axis(view: GraphView, target: LintTarget) -> Iterator[Hit]:
     for node, dequantize in _quantized_weights(view):
         grid = view.grid(dequantize)
         shape = view.shape(dequantize.input[0])
-        if not grid.per_channel or shape is None:
+        if not grid.per_channel or not shape:
             continue
         wanted = output_axis(node, len(shape))
         if grid.axis % len(shape) != wanted:
@@ -66,6 +67,13 @@ def axis(view: GraphView, target: LintTarget) -> Iterator[Hit]:
             )
 
 
+def _count(view: GraphView, value: str) -> int | None:
+    """How many numbers a value holds, where all of its sizes are known."""
+    shape = view.shape(value) if value else None
+    sizes = [size for size in shape or () if isinstance(size, int)]
+    return None if shape is None or len(sizes) != len(shape) else math.prod(sizes)
+
+
 @rule(
     "WEIGHT-SCALES",
     title="fewer or more scales than channels",
@@ -73,11 +81,16 @@ def axis(view: GraphView, target: LintTarget) -> Iterator[Hit]:
     ort_cpu="error",
     refused=True,
     explanation="""NVIDIA's importer refuses it ("The number of scales is not equal to the
-    number of output channels", TensorRT-RTX 1.7.1); ONNX Runtime 1.31.1 loads the graph and fails
+    number of output channels", "The scale and zero point must have the same volume", TensorRT-RTX
+    1.7.1); ONNX Runtime 1.31.1 loads the graph and fails
     in the first call. Usually channels were cut after quantization and the scales were forgotten.""",
     remedy="cut scales and zero points together with the weights, or quantize again",
 )
 def scales(view: GraphView, target: LintTarget) -> Iterator[Hit]:
+    for node in view.of_type(QUANTIZE, DEQUANTIZE):
+        sizes = [_count(view, value) for value in node.input[1:3]]
+        if len(sizes) == 2 and None not in sizes and sizes[0] != sizes[1]:
+            yield Hit(label(node), f"{sizes[0]} scales and {sizes[1]} zero points")
     for node in view.of_type(DEQUANTIZE):
         grid, shape = view.grid(node), view.shape(node.input[0])
         if not grid.per_channel or grid.scale is None or shape is None:

@@ -367,8 +367,29 @@ one("sigmoid-of-int32", "Sigmoid", input_type=TensorProto.INT32, output_type=Ten
 one("relu-of-int32", "Relu", input_type=TensorProto.INT32, output_type=TensorProto.INT32,
     tensorrt="TYPE-CONFLICT")  # fmt: skip
 
+
+@case(
+    "codes-of-another-type",
+    tensorrt="GRID-UINT8-ACTIVATION PAIR-TWO-GRIDS",
+    ort="TYPE-CONFLICT PAIR-TWO-GRIDS",
+    loads=False,
+)
+def _(g: Canvas, x: str) -> str:
+    return g.dequantize(g.quantize(x, zero_point=None))
+
+
+@case("more-zero-points-than-scales", tensorrt="WEIGHT-SCALES", ort="WEIGHT-SCALES")
+def _(g: Canvas, x: str) -> str:
+    codes = g.quantize(x)
+    grid = g.constant(np.float32(0.02)), g.constant(np.zeros(2, np.int8))
+    return g.op("DequantizeLinear", codes, *grid)
+
+
+one("dropout-mode-before-12", "Dropout", SCALAR, np.array(True), opset=11, **INPUTS)
+
 FAIL_IN_THE_FIRST_CALL = (
     "blocks-that-do-not-divide",
+    "more-zero-points-than-scales",
     "conv-with-another-bias",
     "conv-with-another-kernel",
     "conv-with-other-groups",
