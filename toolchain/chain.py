@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from deploy.errors import ConfigError
 from toolchain.distillation.config import Distil
 from toolchain.distillation.teachers.config import Assistant
+from toolchain.distillation.teachings import place_of
 from toolchain.stages import (
     MASKING,
     Export,
@@ -93,12 +94,6 @@ def _check_teaching(stages: Sequence[StageModel]) -> None:
                     check_names(distil)
                 except ConfigError as error:
                     raise ConfigError(f"{place_of(place, stage, field)}: {error}") from None
-
-
-def place_of(position: int, stage: StageModel, field: str) -> str:
-    """Where a recipe distils, for messages."""
-    where = f"stages[{position}] ({stage.stage})"
-    return where if field == "distil" else f"{where}.{field}"
 
 
 def no_such_stage(where: str, stage: str, back: int, before: Sequence[str]) -> ConfigError:

@@ -15,7 +15,6 @@ import torch
 from torch import fx
 
 from deploy.errors import CompressDeployError, ConfigError
-from toolchain.chain import place_of
 from toolchain.data.partition import hold_out
 from toolchain.distillation.building import both_spots, require_as_many
 from toolchain.distillation.controllers.controller import CONTROLLERS
@@ -23,7 +22,7 @@ from toolchain.distillation.locating import LOGITS, locate
 from toolchain.distillation.losses.entry import LOSSES
 from toolchain.distillation.spots import match_spots, matches
 from toolchain.distillation.teachers.config import AnotherNetwork, Assistant, Pretrained
-from toolchain.distillation.teachings import Teaching, teachings
+from toolchain.distillation.teachings import Teaching, place_of, teachings
 from toolchain.distillation.terms import Spot, spots_of
 from toolchain.quantization.residual_kernels import whole
 from toolchain.stages import NewStudent

@@ -9,7 +9,7 @@ from deploy.errors import ConfigError
 from toolchain.distillation.config import Distil
 
 if TYPE_CHECKING:
-    from toolchain.recipe.schema import Recipe
+    from toolchain.recipe.schema import Recipe, StageConfig
 
 
 @dataclass(frozen=True)
@@ -51,3 +51,9 @@ def require_teachings(recipe: Recipe) -> list[Teaching]:
             "`distil`, e.g. recover; add one"
         )
     return found
+
+
+def place_of(position: int, stage: StageConfig, field: str) -> str:
+    """Where a recipe distils, for messages."""
+    where = f"stages[{position}] ({stage.stage})"
+    return where if field == "distil" else f"{where}.{field}"
