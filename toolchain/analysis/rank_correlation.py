@@ -35,8 +35,10 @@ class Correlation:
 
     @property
     def finding(self) -> str:
-        """``grows``, ``falls``, or that neither can be shown (at 5 %)."""
+        """``grows``, ``falls``, or that neither can be shown: at 5 %, and by the interval where one is."""
         if math.isnan(self.rho) or self.p > 0.05:
+            return "no trend can be shown"
+        if self.interval is not None and self.interval[0] <= 0 <= self.interval[1]:
             return "no trend can be shown"
         return "grows" if self.rho > 0 else "falls"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolchain.analysis.rank_correlation import correlate, ranks, spearman
+from toolchain.analysis.rank_correlation import Correlation, correlate, ranks, spearman
 
 VALUES = st.lists(st.integers(-5, 5).map(float), min_size=3, max_size=12)
 
@@ -58,3 +58,18 @@ def test_what_does_not_vary_has_no_correlation() -> None:
     found = correlate(np.arange(5.0), np.ones((5, 3)))
     assert math.isnan(found.rho) and found.p == 1.0
     assert found.finding == "no trend can be shown"
+
+
+@pytest.mark.parametrize(
+    ("p", "interval", "finding"),
+    [
+        (0.01, (0.2, 0.9), "grows"),
+        (0.01, None, "grows"),
+        (0.01, (-0.1, 0.9), "no trend can be shown"),  # other probe batches might say otherwise
+        (0.2, (0.2, 0.9), "no trend can be shown"),
+    ],
+)
+def test_a_trend_has_to_hold_over_layers_and_over_probes(
+    p: float, interval: tuple[float, float] | None, finding: str
+) -> None:
+    assert Correlation(0.5, p, interval, 26).finding == finding
