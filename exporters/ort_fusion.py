@@ -84,12 +84,17 @@ class SourceGraph:
         return np.asarray(self._array(self.constants[value]))
 
     def is_constant(self, node: NodeProto) -> bool:
-        return all(
-            not source
-            or source in self.constants
-            or (source in self.producer and self.is_constant(self.producer[source]))
-            for source in node.input
-        )
+        """Whether all that the node depends on are constants; in a loop, because networks are deep."""
+        waiting, seen = [node], set[str]()
+        while waiting:
+            for source in waiting.pop().input:
+                if not source or source in self.constants or source in seen:
+                    continue
+                if source not in self.producer:
+                    return False
+                seen.add(source)
+                waiting.append(self.producer[source])
+        return True
 
     def touches_quantizer(self, node: NodeProto) -> bool:
         """Whether the node stands between integers: a DQ before it or a Q after it."""

@@ -12,6 +12,7 @@ import pytest
 
 from deploy.errors import StorageError, VerificationError
 from deploy.sessions.ort import OrtCpuSession
+from exporters.ort_fusion import SourceGraph
 from exporters.ort_graph import kernel_report
 
 Save = Callable[..., Path]
@@ -223,3 +224,20 @@ def test_bad_files(tmp_path: Path) -> None:
     (tmp_path / "cut.onnx").write_bytes(b"\x08\x08not an onnx file")
     with pytest.raises(StorageError, match="not a whole ONNX model"):
         kernel_report(tmp_path / "cut.onnx")
+
+
+def test_constants_are_told_in_graphs_deeper_than_a_stack() -> None:
+    """ResNet-56 with its quantizers is one: a walk by recursion ended there."""
+    deep = 5000
+    nodes = [onnx.helper.make_node("Relu", [f"v{n}"], [f"v{n + 1}"]) for n in range(deep)]
+    folded = [onnx.helper.make_node("Relu", [f"c{n}"], [f"c{n + 1}"]) for n in range(deep)]
+    value = onnx.helper.make_tensor_value_info("v0", onnx.TensorProto.FLOAT, [1])
+    last = onnx.helper.make_tensor_value_info(f"v{deep}", onnx.TensorProto.FLOAT, [1])
+    weight = onnx.helper.make_tensor("c0", onnx.TensorProto.FLOAT, [1], [1.0])
+    graph = SourceGraph(
+        onnx.helper.make_model(
+            onnx.helper.make_graph([*nodes, *folded], "deep", [value], [last], [weight])
+        )
+    )
+    assert not graph.is_constant(nodes[-1])
+    assert graph.is_constant(folded[-1]) and graph.is_constant(folded[0])
