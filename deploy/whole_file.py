@@ -40,6 +40,22 @@ def write_whole(path: Path, text: str, what: str, remedy: str) -> Path:
     return path
 
 
+def require_writable(path: Path, what: str, remedy: str) -> None:
+    """Refuse at once what `write_whole` would refuse after the work; what is there already stays.
+
+    Raises:
+        StorageError: The file could not be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        write_whole(path, "", what, remedy)
+    trial = path.with_name(f".{path.name}.{os.getpid()}.trial")
+    try:
+        write_whole(trial, "", what, remedy).unlink()
+    except StorageError as error:
+        raise StorageError(str(error).replace(str(trial), str(path), 1)) from error
+
+
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Wait for the folder's lock and hold it, so that of two who add each sees what the other added.

@@ -74,8 +74,14 @@ def analyze(
     controller, as far as the probes can tell. Leaves analysis.md with drawings, and all numbers as
     analysis.json, in the output folder.
     """
+    from deploy.errors import ConfigError
     from toolchain.recipe.reading import load_recipe
 
+    if controllers is not None and not words(controllers):
+        raise ConfigError(
+            f"--controllers: {controllers!r} names none; accepted e.g. dean,anti; name one, or leave the "
+            "option out"
+        )
     loaded = load_recipe(recipe, overrides or [])
 
     from toolchain.analysis.analyzing import analyze_recipe

@@ -9,6 +9,8 @@ import typer
 
 from toolchain.commands.options import BundlePaths, Overrides, numbers, words
 
+TABLE = "the table", "give another --table"
+
 
 def verify(
     bundles: BundlePaths,
@@ -63,10 +65,13 @@ def verify(
     """
     from deploy.bundle import Bundle
     from deploy.errors import ConfigError
+    from deploy.whole_file import require_writable, write_whole
 
     sizes = numbers("batch", batch)
     if any(size < 1 for size in sizes):
         raise ConfigError(f"batch: {batch}; give whole numbers of 1 or more, separated by commas")
+    if table is not None:  # minutes of proving would be lost
+        require_writable(table, *TABLE)
     opened = [Bundle.open(folder) for folder in bundles]
 
     import torch
@@ -95,11 +100,10 @@ def verify(
     if as_json:
         print(showing.as_json([(bundle.name, proofs) for bundle, proofs in proved]))
     if table is not None:
-        from deploy.whole_file import write_whole
         from toolchain.proof.table import markdown
 
         command = _command(bundles, data, overrides, target, batch, threads, table)
-        write_whole(table, markdown(proved, command), "the table", "give another --table")
+        write_whole(table, markdown(proved, command), *TABLE)
     raise typer.Exit(0 if all(proof for _, proofs in proved for proof in proofs) else 1)
 
 

@@ -195,6 +195,7 @@ def test_a_masked_network_has_no_sparsability_and_says_so(quarters: Path, tmp_pa
         (["--set", "stages.recover.distil=null"], "no stage distils"),
         (["--spots", "layr*"], "layr"),
         (["--controllers", "dean"], "--controllers: dean asked for and no training"),
+        (["--controllers", ",", "--epochs", "1"], "--controllers: ',' names none"),
         (["--controllers", "deen", "--epochs", "1"], "--controllers: unknown 'deen'"),
     ],
 )

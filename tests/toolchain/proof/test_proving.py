@@ -378,3 +378,15 @@ def test_what_failed_is_on_the_page(case: Any, tmp_path: Path, faults: Any) -> N
     assert result.exit_code == 1
     assert cells(table.read_text())[0]["verdict"] == "failed"
     assert "## What failed" in table.read_text() and "vgg, ort-cpu:" in table.read_text()
+
+
+def test_a_table_that_cannot_be_written_is_said_before_anything_is_proved(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for table in (tmp_path / "file" / "t.md", tmp_path):
+        result = call("verify", bundle.folder, "--table", table)
+        assert result.exit_code == 1 and result.stdout == ""
+        assert str(table) in result.stderr and result.stderr.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not list(tmp_path.glob(".*"))
