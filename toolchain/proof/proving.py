@@ -10,12 +10,10 @@ Where one fails, layers are blamed.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -43,16 +41,11 @@ from exporters.proof.ladder import (
 )
 from exporters.proof.verify import Tolerance
 from toolchain.proof.blaming import Blame, blame
-from toolchain.proof.calibrated import ROWS as CALIBRATION_ROWS
-from toolchain.proof.calibrated import (
-    calibrated_anew,
-    calibrated_differences,
-    calibration_method,
-)
+from toolchain.proof.calibrated import calibrated_differences
+from toolchain.proof.expected import calibrated_again, exported_again
 from toolchain.proof.parity import (
     STUDENT,
     TorchSession,
-    fresh_export,
     has_student,
     kept_in_float,
     reload_student,
@@ -248,9 +241,9 @@ def _prove(
             recorded = bundle.verify_samples(session)
     calibrated = after_training or (int8 and _is_of_onnx_file(bundle))
     if calibrated:
-        fresh, not_compared = _calibrated(bundle, target, student, samples)
+        fresh, not_compared = calibrated_again(bundle, target, student.network, samples)
     else:
-        fresh, not_compared = _fresh(bundle, target, student)
+        fresh, not_compared = exported_again(bundle, target, student.network, student.absent)
     compare = calibrated_differences if calibrated else differences
     changed = None if fresh is None else tuple(compare(fresh, model))
     other = _other_version(bundle, "onnxruntime" if calibrated else None)
@@ -356,36 +349,6 @@ def _other_version(bundle: Bundle, quantizer: str | None) -> str:
     if quantizer is not None and str(wrote.get(quantizer, "")) != here[quantizer]:
         return f"{quantizer} {wrote.get(quantizer, '')}"
     return ""
-
-
-def _fresh(bundle: Bundle, target: Target, student: Student) -> tuple[ModelProto | None, str]:
-    """The student exported again, or why that is nothing to compare the file with."""
-    if student.network is None:
-        return None, student.absent
-    with tempfile.TemporaryDirectory() as scratch:
-        return onnx_file.load(_exported(bundle, target, student.network, Path(scratch))), ""
-
-
-def _exported(bundle: Bundle, target: Target, network: fx.GraphModule, folder: Path) -> Path:
-    images_u8, _ = bundle.samples()
-    example = torch.from_numpy(bundle.preprocess(images_u8[:2]))
-    example = example if len(example) > 1 else example.repeat(2, 1, 1, 1)
-    return fresh_export(network, example, target, folder / "fresh.onnx")
-
-
-def _calibrated(
-    bundle: Bundle, target: Target, student: Student, samples: Samples
-) -> tuple[ModelProto | None, str]:
-    """The float file quantized again, on the first samples, or why it cannot be."""
-    method = calibration_method(bundle)
-    if method is None or target == "tensorrt-fp16":
-        return None, "the file was quantized after training, and the bundle does not say how"
-    inputs, _ = next(samples.batches(min(CALIBRATION_ROWS, samples.rows), CALIBRATION_ROWS))
-    with tempfile.TemporaryDirectory() as scratch:
-        float_onnx = bundle.folder / "teacher.onnx"
-        if student.network is not None:
-            float_onnx = _exported(bundle, target, student.network, Path(scratch))
-        return calibrated_anew(float_onnx, inputs, method, target), ""
 
 
 def _blamed(

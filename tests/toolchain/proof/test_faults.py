@@ -12,7 +12,7 @@ import pytest
 
 from exporters.blame.graph_layers import GraphLayers
 from toolchain.data.held_out import samples_for
-from toolchain.proof import proving
+from toolchain.proof import expected
 from toolchain.proof.proving import Proof, prove
 from toolchain.training.progress import Progress
 
@@ -28,7 +28,7 @@ def proved(
 
     def proved(name: str, model: onnx.ModelProto) -> Proof:
         found = case(name)
-        monkeypatch.setattr(proving, "fresh_export", lambda *_: found.models["ort-cpu"])
+        monkeypatch.setattr(expected, "fresh_export", lambda *_: found.models["ort-cpu"])
         bundle = found.bundle(tmp_path, model)
         (proof,) = prove(bundle, (), samples_for(bundle, None), Progress(quiet=True))
         return proof
@@ -128,7 +128,7 @@ def test_a_fault_in_a_file_for_tensorrt(
 ) -> None:
     """No engine runs here: the file itself has to tell."""
     found = case(name, "tensorrt")
-    monkeypatch.setattr(proving, "fresh_export", lambda *_: found.models["tensorrt"])
+    monkeypatch.setattr(expected, "fresh_export", lambda *_: found.models["tensorrt"])
     model = onnx.load(found.models["tensorrt"])
     layer = middle(model)
     bundle = found.bundle(tmp_path, getattr(faults, fault)(model, layer), "tensorrt")
