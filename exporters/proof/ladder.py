@@ -28,6 +28,8 @@ SAME_GRID = Tolerance(decisions=0.999, points=0.1)
 OTHER_GRID = INTEGER_KERNELS = Tolerance(decisions=0.99, points=0.5)
 # Batches below a rung's largest show faults of shape, not of accuracy: some rows are enough.
 ROWS_AT_OTHER_BATCHES = 256
+# Two float32 sums of the last layer may be this far apart, of the largest answer; a turned rounding is more.
+LAST_SUMS = 1e-5
 
 Batches = Callable[[int, int], Iterator[tuple[np.ndarray, np.ndarray]]]
 Progress = Callable[[str, int, int], None]
@@ -131,6 +133,8 @@ class Stand:
         top1: In percent; None where the samples have no labels.
         rows: That it answered.
         as_first: How many of them it decides as the first rung does, however many hops are between.
+        same: To how many of them its answer is the first rung's, but for the rounding of the last sums:
+            a single value that was rounded to another step anywhere inside the network is far more.
     """
 
     name: str
@@ -138,6 +142,7 @@ class Stand:
     top1: float | None
     rows: int
     as_first: int
+    same: int
 
 
 @dataclass(frozen=True)
@@ -204,7 +209,7 @@ def climb(
     stands: list[Stand] = []
     hops: list[Hop] = []
     above: tuple[str, np.ndarray] | None = None
-    first_N: np.ndarray | None = None
+    first_NC: np.ndarray | None = None
     for rung in rungs:
         session, absent = _open(rung)
         if session is None:
@@ -226,15 +231,22 @@ def climb(
                 hops.append(Hop(rung.name if above is None else above[0], rung.name, size, check))
         finally:
             session.close()
-        decided_N = answered_NC.argmax(axis=1)
-        if first_N is None:
-            first_N = decided_N
-        rows = min(len(first_N), len(decided_N))
-        as_first = int((first_N[:rows] == decided_N[:rows]).sum())
-        stands.append(Stand(rung.name, rung.what, top1, rows, as_first))
+        if first_NC is None:
+            first_NC = answered_NC
+        rows = min(len(first_NC), len(answered_NC))
+        as_first, same = _alike(first_NC[:rows], answered_NC[:rows])
+        stands.append(Stand(rung.name, rung.what, top1, rows, as_first, same))
         if above is None or len(answered_NC) == len(above[1]):
             above = rung.name, answered_NC
     return Ladder(target, samples.rows, samples.source, tuple(stands), tuple(hops))
+
+
+def _alike(first_NC: np.ndarray, other_NC: np.ndarray) -> tuple[int, int]:
+    """How many rows decide alike, and how many answer the same."""
+    decided = int((first_NC.argmax(axis=1) == other_NC.argmax(axis=1)).sum())
+    largest_N = np.abs(first_NC).max(axis=1)
+    apart_N = np.abs(first_NC - other_NC).max(axis=1)
+    return decided, int((apart_N <= LAST_SUMS * largest_N).sum())
 
 
 def _open(rung: Rung) -> tuple[Session | None, str]:

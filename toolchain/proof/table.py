@@ -20,6 +20,7 @@ HEAD = (
     "target",
     "rows",
     "decided as by the student, %",
+    "answered as by the student, %",
     "top-1 of the student, %",
     "top-1 of the file, %",
     "difference, points",
@@ -46,6 +47,8 @@ def markdown(proved: Sequence[tuple[Bundle, Sequence[Proof]]], command: str) -> 
         *each("samples", (f"{ladder.rows:,} of {ladder.source}" for ladder in ladders)),
         "decided as by the student: rows to which the file, as its runtime executes it here, gives the class "
         "that the student gives in torch, the first and the last rung of the ladder",
+        "answered as by the student: rows whose outputs are the student's, to 1e-5 of the largest, so that "
+        "no value inside the network was rounded to another step",
         *each("rung", (f"{stand.name}, {stand.what}" for one in ladders for stand in one.stands)),
         "on integers: convolutions and linear layers (Gemm, MatMul with weights) that are integer kernels in "
         "the graph that ONNX Runtime executes, of all; the last linear layer gives the logits, in float",
@@ -73,7 +76,7 @@ def _row(bundle: Bundle, proof: Proof) -> tuple[str, ...]:
     stands = proof.ladder.stands
     size = Path(bundle.model_path(proof.target)).stat().st_size
     if not stands:
-        return (bundle.name, proof.target, "0", *["-"] * 6, f"{size:,}", "failed")
+        return (bundle.name, proof.target, "0", *["-"] * 7, f"{size:,}", "failed")
     first, last = stands[0], stands[-1]
     tops, difference = ["-", "-"], "-"
     if first.top1 is not None and last.top1 is not None:
@@ -84,6 +87,7 @@ def _row(bundle: Bundle, proof: Proof) -> tuple[str, ...]:
         proof.target,
         f"{last.rows:,}",
         f"{100 * last.as_first / last.rows:.2f}",
+        f"{100 * last.same / last.rows:.2f}",
         *tops,
         difference,
         *_on_integers(proof.kernels),

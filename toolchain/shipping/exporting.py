@@ -25,7 +25,7 @@ from toolchain.data.batches import evaluation_batches
 from toolchain.data.samples import Data, Split
 from toolchain.proof.rounding import allowed_by_rounding, kept_in_float64, sentence
 from toolchain.quantization.lowering import lower
-from toolchain.quantization.settled import settle_biases
+from toolchain.quantization.settled.settling import settle
 from toolchain.recipe.files import portable
 from toolchain.runs.artifacts import installed_versions
 from toolchain.student import data_of
@@ -202,7 +202,9 @@ def export(config: Export, source: Artifact, out: Path, ctx: RunContext) -> dict
     data, recipe = data_of(ctx), ctx.recipe
     student, spec = checkpoint.load(source.root)
     teacher, teacher_spec = checkpoint.load(source.find("teacher").root)
-    settle_biases(student)
+    settled = settle(student)
+    if settled.moved:
+        ctx.say(str(settled))
     example, samples = _example(data), Samples.of_validation(data)
     work = ctx.scratch("onnx")
     checkpoint.save(student, spec, work / STUDENT)

@@ -18,7 +18,7 @@ from deploy.errors import CheckpointError, ConfigError, StorageError
 from deploy.manifest import MANIFEST
 from deploy.targets import Target
 from toolchain import checkpoint
-from toolchain.quantization.settled import settle_biases
+from toolchain.quantization.settled.biases import settle_biases
 from toolchain.shipping.exporting import (
     BUNDLE,
     STUDENT,
@@ -67,7 +67,8 @@ def export_again(
             "report describes; accepted is another folder for this one: give --out"
         )
     network, spec = checkpoint.load(bundle.folder / STUDENT, keep_float)
-    settle_biases(network)  # changes something in bundles of old versions only
+    # Biases of old bundles; multipliers as well would make the file another student than the one stored.
+    settle_biases(network)
     images = torch.from_numpy(bundle.preprocess(bundle.samples()[0]))
     example = images[:2] if len(images) > 1 else images.repeat(2, 1, 1, 1)
     samples = _samples(images, network)

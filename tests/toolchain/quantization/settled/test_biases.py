@@ -17,7 +17,7 @@ from toolchain.graph import trace
 from toolchain.quantization.attach import Quantization, attach_quantizers, calibrate
 from toolchain.quantization.lowered_layers import IntegerLayer
 from toolchain.quantization.lowering import lower
-from toolchain.quantization.settled import settle_biases
+from toolchain.quantization.settled.biases import settle_biases
 
 
 def off_grid(path: Path) -> float:
