@@ -280,7 +280,7 @@ class Export(StageModel):
     """Lower for each target, write ONNX, prove it equal, and pack the bundle."""
 
     uses: ClassVar[tuple[str, ...]] = SHIPPED
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     stage: Literal["export"] = "export"
     samples: int = Field(16, ge=1, description="sample inputs in the bundle")
     static_int8: Literal["minmax", "entropy", "percentile", "mse"] | None = Field(
