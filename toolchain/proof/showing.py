@@ -100,6 +100,10 @@ def _hop(hop: Hop, stands: dict[str, Stand]) -> list[str]:
 
 
 def _evidence(proof: Proof, console: Console) -> None:
+    stands = proof.ladder.stands
+    if len(stands) > 1:
+        said = f"{stands[-1].same:,} of {stands[-1].rows:,} rows answered as by {stands[0].name}, to 1e-5"
+        _line(console, "answers", said, "")
     if proof.kernels is not None and proof.int8:
         report = proof.kernels
         left = f", {len(report.float)} in float" if report.float else ""

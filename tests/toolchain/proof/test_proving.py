@@ -339,6 +339,9 @@ def test_several_bundles_make_one_table_and_one_list(case: Any, tmp_path: Path) 
         assert float(row["decided as by the student, %"]) == pytest.approx(
             100 * last["as_first"] / 48, abs=0.006
         )
+        assert float(row["answered as by the student, %"]) == pytest.approx(
+            100 * last["same"] / 48, abs=0.006
+        )
         integer, every = row["convolutions on integers"].split(" of ")
         assert integer == every and int(every) == (2 if row["network"] == "vgg" else 9)
         assert row["linear layers on integers"] == "0 of 1"
@@ -360,13 +363,18 @@ def test_agreement_with_the_first_rung_is_counted_over_all_hops(case: Any, tmp_p
     (proof,) = prove(bundle, (), samples_for(bundle, path), QUIET)
     network, _ = reload_student(bundle)
     with torch.no_grad():
-        decided = network.eval()(torch.from_numpy(inputs)).argmax(1).numpy()
+        answered = network.eval()(torch.from_numpy(inputs)).numpy()
     session = OrtCpuSession(bundle.model_path("ort-cpu"))
-    shipped = session.run({session.inputs[0].name: inputs})[session.outputs[0].name].argmax(1)
+    shipped = session.run({session.inputs[0].name: inputs})[session.outputs[0].name]
     session.close()
     last = proof.ladder.stands[-1]
     assert (last.name, last.rows) == (FUSED, 200)
-    assert last.as_first == int((decided == shipped).sum())
+    assert last.as_first == int((answered.argmax(1) == shipped.argmax(1)).sum())
+    apart = [
+        max(abs(row - other)) / max(abs(row)) for row, other in zip(answered, shipped, strict=True)
+    ]
+    assert last.same == sum(float(each) <= 1e-5 for each in apart)
+    assert proof.ladder.stands[0].same == 200
 
 
 def test_what_failed_is_on_the_page(case: Any, tmp_path: Path, faults: Any) -> None:
