@@ -25,6 +25,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise StorageError(
             f"{folder}: not a bundle, it has no {MANIFEST}; give the folder that a run wrote"
         ) from None
+    except NotADirectoryError:
+        raise StorageError(
+            f"{folder}: a file; accepted is a bundle's folder, with its {MANIFEST}; give {_nearest(folder)}"
+        ) from None
     except (OSError, ValueError) as error:
         raise StorageError(f"{path}: cannot be read ({error}); copy the bundle again") from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
@@ -56,6 +60,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if unvouched:
         raise StorageError(f"{path}: names {unvouched} without a hash; copy the bundle again")
     return manifest
+
+
+def _nearest(file: Path) -> str:
+    """The bundle that a file lies in, for somebody who gave the file."""
+    inside = next((f for f in file.absolute().parents if (f / MANIFEST).is_file()), None)
+    return "the folder that a run wrote" if inside is None else str(inside)
 
 
 def check_file(folder: Path, name: str, expected: Mapping[str, Any]) -> None:

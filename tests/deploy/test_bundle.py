@@ -176,6 +176,16 @@ def test_refuses_what_does_not_match(
     assert str(refused.value).startswith(str(bundle.folder))
 
 
+def test_a_file_in_place_of_the_folder_names_the_folder(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="ort-cpu.onnx: a file; .*; give ") as refused:
+        Bundle.open(bundle.model_path("ort-cpu"))
+    assert str(refused.value).endswith(f"give {bundle.folder}")
+    lonely = tmp_path / "lonely.onnx"
+    lonely.write_bytes(b"")
+    with pytest.raises(StorageError, match="lonely.onnx: a file; .*; give the folder that a run"):
+        Bundle.open(lonely)
+
+
 def test_unknown_target_lists_what_there_is(bundle: Bundle) -> None:
     with pytest.raises(
         DataError, match=r"'tensorrt'; this bundle has ort-cpu; .* export --target tensorrt"

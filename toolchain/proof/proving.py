@@ -39,6 +39,7 @@ from exporters.proof.ladder import (
     Samples,
     climb,
 )
+from exporters.proof.ladder import Progress as Report
 from exporters.proof.verify import Tolerance
 from toolchain.proof.blaming import Blame, blame
 from toolchain.proof.calibrated import calibrated_differences
@@ -231,7 +232,7 @@ def _prove(
     rungs = _rungs(bundle, target, student, after_training, batches, threads)
     with counted(progress, target) as step:
         ladder, note = _but_for_rounding(
-            climb(target, rungs, samples, step), student.network, samples
+            climb(target, rungs, samples, step), student.network, samples, step
         )
     on_cpu = target == "ort-cpu"
     kernels = kernel_report(path) if on_cpu else None
@@ -267,13 +268,17 @@ def _prove(
 
 
 def _but_for_rounding(
-    ladder: Ladder, network: fx.GraphModule | None, samples: Samples
+    ladder: Ladder, network: fx.GraphModule | None, samples: Samples, step: Report
 ) -> tuple[Ladder, str]:
     """The ladder, whose hops from torch may lose what the student loses to itself, and a note if they do."""
     hop = ladder.failed
     if network is None or hop is None or hop.check is None or hop.check.allowed is not SAME_GRID:
         return ladder, ""
-    kept = kept_in_float64(network, samples.batches(TORCH_BATCH, samples.rows))
+    kept = kept_in_float64(
+        network,
+        samples.batches(TORCH_BATCH, samples.rows),
+        lambda done: step("student in float64", done, samples.rows),
+    )
     hops = [
         replace(each, check=allowed_by_rounding(each.check, kept))
         if each.check is not None and each.check.allowed is SAME_GRID

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -24,11 +24,14 @@ from exporters.proof.verify import Tolerance, Verification
 
 
 def kept_in_float64(
-    network: fx.GraphModule, batches: Iterable[tuple[np.ndarray, np.ndarray]]
+    network: fx.GraphModule,
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    report: Callable[[int], None] | None = None,
 ) -> float:
     """Share of its float32 decisions that a network in eval mode keeps when it computes in float64.
 
-    ``batches`` are of (inputs, labels), of which only the inputs [B, C, H, W] are looked at.
+    ``batches`` are of (inputs, labels), of which only the inputs [B, C, H, W] are looked at. After each,
+    ``report`` is told how many rows are done.
     """
     network = network.eval()
     exact = copy.deepcopy(network).double()
@@ -39,6 +42,8 @@ def kept_in_float64(
             decided_B = network(images_BCHW).argmax(1), exact(images_BCHW.double()).argmax(1)
             same += int((decided_B[0] == decided_B[1]).sum())
             rows += len(inputs)
+            if report is not None:
+                report(rows)
     return same / rows
 
 

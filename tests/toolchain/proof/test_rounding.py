@@ -35,7 +35,9 @@ def test_decisions_that_float64_changes_are_counted() -> None:
     labels = np.zeros(10, np.int64)
     batches = [(inputs[:4], labels[:4]), (inputs[4:], labels[4:])]
     # In float32 1e-3 and 2e-3 vanish, so class 0 wins the tie; in float64 class 1 wins.
-    assert kept_in_float64(trace(Cancelling()), batches) == pytest.approx(6 / 10)
+    told: list[int] = []
+    assert kept_in_float64(trace(Cancelling()), batches, told.append) == pytest.approx(6 / 10)
+    assert told == [4, 10]
 
 
 def test_the_network_is_left_in_float32(case: Any) -> None:
