@@ -140,6 +140,7 @@ class DeanController(Steady):
         self._optimizer = torch.optim.Adam(self.network.parameters(), lr=lr)
         self._memory, self._trust = Memory(ema), Trust(max(2, trust_probes))
         self._scale, self._agreement = Scale(), 0.0
+        self._before: dict[str, float] = {}  # what the last probe found
         self._base = dict(school.base)
         self._strengths = dict(self._base)
         self._trail: dict[str, float] = {}
@@ -204,6 +205,7 @@ class DeanController(Steady):
             "memory": self._memory.state_dict(),
             "trust": self._trust.state_dict(),
             "scale": self._scale.state_dict(),
+            "before": dict(self._before),
             "strengths": dict(self._strengths),
             "probes": self._probes,
             "fallen_back": self._fallen_back,
@@ -218,6 +220,7 @@ class DeanController(Steady):
         self._memory.load_state_dict(state["memory"])
         self._trust.load_state_dict(state["trust"])
         self._scale.load_state_dict(state["scale"])
+        self._before = dict(state["before"])
         self._strengths, self._probes = dict(state["strengths"]), state["probes"]
         self._fallen_back, self._warned = state["fallen_back"], state["warned"]
         # Checkpoints from before this was kept: more than one probe has moved something.
@@ -277,18 +280,32 @@ class DeanController(Steady):
         self._moved = self._moved or abs(factor - 1) > UNMOVED
 
     def _judge(self, ahead: Ahead, seen: Look) -> None:
-        """Compare the two halves; say so once when they are found to have nothing in common."""
-        self._scale.add(seen.names, ahead.mean)
-        one, other = (self._scale.divide(seen.names, half) for half in ahead.halves)
+        """Compare the two halves, and this probe with the last; say so once when either is noise."""
+        names, mean, before = seen.names, ahead.mean, self._before
+        self._scale.add(names, mean)
+        one, other = (self._scale.divide(names, half) for half in ahead.halves)
         self._agreement = agreement(one, other)
-        self._trust.add(product(one, other))
+        pairs = [(name, mean[n], before[name]) for n, name in enumerate(names) if name in before]
+        known, now, then = zip(*pairs, strict=True) if pairs else ((), (), ())
+        again = [self._scale.divide(known, side) for side in (now, then)]
+        self._trust.add(product(one, other), product(*again) if pairs else None)
+        self._before = dict(zip(names, mean, strict=True))
         if self._trusts and not self._trust.stands and not self._warned:
             self._warned = True
-            self._school.say(
-                "dean: two halves of the held-out batches do not agree on what helps (mean product less "
-                f"1.645 standard errors is {self._trust.evidence:.3f}; it has to be above 0): strengths are "
-                "the recipe's until they do; a larger probe_size or held_out means less noise"
-            )
+            self._school.say(self._doubt())
+
+    def _doubt(self) -> str:
+        halves, probes = self._trust.halves, self._trust.probes
+        if halves.stands:
+            who, evidence = "probes that follow each other", probes.evidence
+            less = "a larger probe_size means less noise, and a term that teaches nothing is better left out"
+        else:
+            who, evidence = "two halves of the held-out batches", halves.evidence
+            less = "a larger probe_size or held_out means less noise"
+        return (
+            f"dean: {who} do not agree on what helps (mean product less 1.645 standard errors is "
+            f"{evidence:.3f}; it has to be above 0): strengths are the recipe's until they do; {less}"
+        )
 
     def _learn(self, ahead: Ahead, seen: Look, alpha_R: Tensor, beta_R: Tensor) -> None:
         """A step along h over its own root mean square, by factors and not strengths: see ``network``."""

@@ -1,10 +1,13 @@
-"""When the dean is not to be trusted: its signal is judged on two disjoint halves of the held-out batch.
+"""When the dean is not to be trusted: its signal is judged on halves of the held-out batch, and on probes.
 
     p_i = <h of one half, h of the other> / rows, within [-1, 1], at probe i
-    noise over n probes  iff  mean(p) <= 1.645 std(p) / sqrt n
+    q_i = <h of this probe, h of the one before> / rows, likewise
+    noise over n probes  iff  mean <= 1.645 std / sqrt n, of p or of q
 
-The product's expectation is the square of what the halves have in common; where a one-sided test at 5%
-does not show it to be above zero, that is called noise. h are the derivatives of the held-out loss by all
+A product's expectation is the square of what both sides have in common; where a one-sided test at 5% does
+not show it to be above zero, that is called noise. The halves share the terms' gradients and differ in the
+held-out samples, so p sees noise in the held-out loss; probes share neither, so q sees noise in the terms
+too, e.g. of a teacher whose answers mean nothing. h are the derivatives of the held-out loss by all
 strengths (rows), each divided by the root mean square of its own history: every strength has a voice, and
 a derivative that has become small has a small one. Before the N-th probe nothing is judged, and a training
 that ends there says so; from it on:
@@ -88,21 +91,65 @@ class Scale:
         self._squares, self._counts = dict(state["squares"]), dict(state["counts"])
 
 
+class Series:
+    """Products of one kind, and what they show.
+
+    Args:
+        probes: How many of them are recent.
+    """
+
+    def __init__(self, probes: int) -> None:
+        self._recent: deque[float] = deque(maxlen=probes)
+        self._seen = list[float]()
+
+    def add(self, value: float) -> None:
+        """Take in one product."""
+        self._recent.append(value)
+        self._seen.append(value)
+
+    @property
+    def learns(self) -> bool:
+        """Whether the recent ones show that there is something to learn from."""
+        return margin(list(self._recent)) > 0
+
+    @property
+    def stands(self) -> bool:
+        """Whether all of them, or the recent ones, show that what was learned is not noise."""
+        return self.learns or self.evidence > 0
+
+    @property
+    def evidence(self) -> float:
+        """The margin over all of them."""
+        return margin(self._seen)
+
+    def state_dict(self) -> list[float]:
+        """All of them."""
+        return list(self._seen)
+
+    def load_state_dict(self, seen: Sequence[float]) -> None:
+        """Restore what ``state_dict`` returned."""
+        self._seen = list(seen)
+        self._recent.clear()
+        self._recent.extend(self._seen)
+
+
 class Trust:
-    """Keeps the products and judges them.
+    """Keeps the products of both kinds and judges them.
 
     Args:
         probes: N, at least 2; before so many probes there is no judgement, and trust.
     """
 
     def __init__(self, probes: int) -> None:
-        self._recent: deque[float] = deque(maxlen=probes)
-        self._least, self._seen = probes, list[float]()
+        self._least, self._probes = probes, 0
+        self.halves, self.probes = Series(probes), Series(probes)
 
-    def add(self, value: float) -> None:
-        """Take in one probe's product."""
-        self._recent.append(value)
-        self._seen.append(value)
+    def add(self, halves: float, probes: float | None) -> None:
+        """Take in one probe: the product of its halves, and with the probe before, of which the first has none."""
+        self._probes += 1
+        self.halves.add(halves)
+        if probes is not None:
+            self.probes.add(probes)
 
     @property
     def least(self) -> int:
@@ -112,29 +159,24 @@ class Trust:
     @property
     def judged(self) -> bool:
         """Whether there are N probes: what is trusted before was never tested."""
-        return len(self._seen) >= self._least
+        return self._probes >= self._least
 
     @property
     def learns(self) -> bool:
         """Whether the last N probes show that there is something to learn from."""
-        return not self.judged or margin(list(self._recent)) > 0
+        return not self.judged or (self.halves.learns and self.probes.learns)
 
     @property
     def stands(self) -> bool:
         """Whether all probes together, or the last N, show that what was learned is not noise."""
-        return self.learns or margin(self._seen) > 0
-
-    @property
-    def evidence(self) -> float:
-        """The margin over all probes together; above 0 where the halves agree."""
-        return margin(self._seen)
+        return not self.judged or (self.halves.stands and self.probes.stands)
 
     def state_dict(self) -> dict[str, Any]:
         """The products."""
-        return {"seen": list(self._seen)}
+        return {"halves": self.halves.state_dict(), "probes": self.probes.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
-        self._seen = list(state["seen"])
-        self._recent.clear()
-        self._recent.extend(self._seen)
+        self.halves.load_state_dict(state["halves"])
+        self.probes.load_state_dict(state["probes"])
+        self._probes = len(state["halves"])

@@ -6,7 +6,12 @@
 The latter are exact for a soft Z-step (``budget: multiplier``); for ``projection``, whose own derivatives are
 zero, they are the soft step's formula with the gradient at the hard Z: a surrogate, and a reconstruction.
 eta is the same for every weight, a tenth of it for quantizer steps, as in training; it is lowered where
-the step would be longer than 5% of the weights: the loss is to be looked at nearby. Weights, buffers and
+the step would be longer than 5% of the weights: the loss is to be looked at nearby. There only the step's
+direction depends on the strengths, so that the part of the held-out gradient along the step counts for none:
+
+    W' = W - c d / |d|,    h_l = -c / |d| <grad_V - (<grad_V, d> / |d|^2) d, r g_l>,    d = r (s g + ...)
+
+with r the factors on eta. Weights, buffers and
 random numbers are put back to the bit. **Reconstruction** of Liu et al. 2022 (IEEE TPAMI 45(3)).
 Axes: P all trained numbers of the student.
 """
@@ -85,9 +90,13 @@ def look_ahead(
     w_P = flat([p.detach() for p in parameters], parameters)
     rate_P = _rates(school.network, parameters, down_P)
     # Computed with tensors: nothing waits for the device here.
-    length = (rate_P * down_P).norm() * learning_rate
-    rate = learning_rate * (LONGEST_STEP * w_P.norm() / length.clamp_min(1e-30)).clamp(max=1)
-    ahead = by_parameter(w_P - rate * rate_P * down_P, parameters)
+    step_P = rate_P * down_P
+    length = (step_P.norm() * learning_rate).clamp_min(1e-30)
+    shortened = (LONGEST_STEP * w_P.norm() / length).clamp(max=1)
+    rate = learning_rate * shortened
+    ahead = by_parameter(w_P - rate * step_P, parameters)
+    # Along the step there is nothing to gain where it is shortened anyway.
+    along_P = step_P / step_P.norm().clamp_min(1e-30) * (shortened < 1)
     halves = _halves(held_out)
     losses: list[Tensor] = []
     by_alpha: list[Tensor] = []
@@ -96,6 +105,7 @@ def look_ahead(
         for half in halves:
             loss, gradient_P = task_gradient(school, half, parameters)
             losses.append(loss)
+            gradient_P = gradient_P - (gradient_P @ along_P) * along_P
             by_alpha.append(strength_hypergradients(gradient_P, gradients.terms_TP, rate * rate_P))
         if sparsifier is not None:
             with sparsifier.sparse():

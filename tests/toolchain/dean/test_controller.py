@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deploy.errors import ConfigError
 from toolchain.dean.controller import DeanController, probe_interval
@@ -184,6 +184,33 @@ def test_a_signal_of_noise_falls_back_to_the_recipe_and_says_so_once(make_school
     assert start >= 12
     assert training.seen[start]["good"] == 0.5 and training.seen[start]["bad"] == 0.5
     assert len(lines) == 1 and "recipe's until they do" in lines[0] and "\n" not in lines[0]
+
+
+class Babble:
+    """A teacher that answers at random, another way at every probe."""
+
+    def __init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(5)
+
+    def observe(self, images_BCHW: Tensor, spots: Sequence[str]) -> dict[str, Tensor]:
+        answers = 4 * torch.randn(len(images_BCHW), 4, generator=self._generator)
+        return dict.fromkeys(spots, answers)
+
+
+def test_a_teacher_of_noise_is_noticed_though_both_halves_agree(make_school: Make) -> None:
+    """Both halves are compared with the same gradients of the terms, and agree on whether they help."""
+    lines: list[str] = []
+    school = make_school(say=lines.append)
+    babble = Babble()
+    terms = [replace(term, teacher=babble) for term in school.terms]
+    school = school.with_terms(terms, school.base)
+    options = {**OPTIONS, "probe_every": 1, "probe_size": 128}
+    dean = DeanController(school, **options, trust_probes=12)
+    training = Training(school, dean, 60)
+    training.run(0, 60)
+    assert training.seen[-1]["dean.fallback"] == 1.0
+    assert len(lines) == 1 and "probes that follow each other" in lines[0]
+    assert "recipe's until they do" in lines[0] and "\n" not in lines[0]
 
 
 class Done:

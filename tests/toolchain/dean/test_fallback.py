@@ -9,21 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolchain.dean.fallback import Scale, Trust, agreement, margin
+from toolchain.dean.fallback import Scale, Series, Trust, agreement, margin
 
 
-def filled(values: list[float], probes: int) -> Trust:
+def filled(values: list[float], probes: int, again: float | None = None) -> Trust:
+    """A trust that found ``values`` in halves, and the same, or always ``again``, from probe to probe."""
     trust = Trust(probes)
-    for value in values:
-        trust.add(value)
+    for number, value in enumerate(values):
+        trust.add(value, None if number == 0 else value if again is None else again)
     return trust
 
 
 def test_there_is_no_judgement_before_n_probes() -> None:
     trust = filled([-1.0] * 4, 5)
     assert trust.learns and trust.stands and not trust.judged
-    trust.add(-1.0)
+    trust.add(-1.0, 1.0)
     assert not trust.learns and not trust.stands and trust.judged
+
+
+def test_both_kinds_have_to_agree() -> None:
+    for halves, probes, trusted in ((0.5, 0.5, True), (0.5, -0.5, False), (-0.5, 0.5, False)):
+        trust = filled([halves] * 8, 5, probes)
+        assert trust.learns is trusted and trust.stands is trusted
 
 
 def test_each_derivative_is_measured_by_its_own_history() -> None:
@@ -47,7 +54,7 @@ def test_trust_recovers() -> None:
     trust = filled([-0.5] * 10, 10)
     assert not trust.stands
     for _ in range(60):
-        trust.add(0.9)
+        trust.add(0.9, 0.9)
     assert trust.stands and trust.learns
 
 
@@ -75,4 +82,13 @@ def test_a_resumed_judgement_is_the_same() -> None:
     trust, again = filled([0.1, -0.3, 0.5, 0.2], 3), Trust(3)
     again.load_state_dict(trust.state_dict())
     assert (again.learns, again.stands) == (trust.learns, trust.stands)
-    assert again.evidence == trust.evidence
+    assert again.judged and again.halves.evidence == trust.halves.evidence
+    assert again.probes.evidence == trust.probes.evidence != again.halves.evidence
+
+
+def test_a_series_forgets_what_is_not_recent_and_remembers_all() -> None:
+    series = Series(3)
+    for value in [-1.0, -0.9, 0.5, 0.6, 0.7]:
+        series.add(value)
+    assert series.learns and series.stands
+    assert series.evidence == margin([-1.0, -0.9, 0.5, 0.6, 0.7]) < 0

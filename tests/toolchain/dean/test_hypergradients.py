@@ -76,25 +76,33 @@ def test_strengths_against_autograd_through_the_step() -> None:
     torch.testing.assert_close(again, cheap)
 
 
+@pytest.mark.parametrize("rate", [LR, 40 * LR])
 def test_the_look_ahead_gives_the_derivative_through_a_whole_student(
-    layered: Callable[..., School], double_student: nn.Module
+    layered: Callable[..., School], double_student: nn.Module, rate: float
 ) -> None:
-    """Batch norm, adapters' spots and all: the numbers that the dean learns from, in float64."""
+    """Batch norm, adapters' spots and all: the numbers that the dean learns from, in float64.
+
+    Also where the step is shortened, to a length that no strength can change.
+    """
     school = layered(double_student)
     parameters = trained(school)
     assert school.probe is not None and school.held_out is not None
     gradients = term_gradients(school, school.probe(0, 40), parameters)
     batch = school.held_out(0, 30)
-    ahead = look_ahead(school, gradients, 0.7, [0.4, 0.3, 0.2], batch, LR)
-    assert ahead.learning_rate == LR
+    ahead = look_ahead(school, gradients, 0.7, [0.4, 0.3, 0.2], batch, rate)
+    assert (ahead.learning_rate < rate) is (rate > LR)
 
     names = [name for name, _ in school.network.named_parameters()]
     alpha = torch.tensor([0.4, 0.3, 0.2], dtype=torch.double, requires_grad=True)
     down = 0.7 * gradients.task_P + (alpha[:, None] * gradients.terms_TP).sum(0)
     sizes = [p.numel() for p in parameters]
+    step = rate * down
+    if rate > LR:
+        longest = 0.05 * torch.cat([p.detach().flatten() for p in parameters]).norm()
+        step = longest * down / down.norm()
     moved = {
-        name: p.detach() - LR * piece.view_as(p)
-        for name, p, piece in zip(names, parameters, down.split(sizes), strict=True)
+        name: p.detach() - piece.view_as(p)
+        for name, p, piece in zip(names, parameters, step.split(sizes), strict=True)
     }
     total = torch.zeros((), dtype=torch.double)
     for half in range(2):
