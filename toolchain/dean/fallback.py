@@ -145,7 +145,7 @@ class Trust:
         self.halves, self.probes = Series(probes), Series(probes)
 
     def add(self, halves: float, probes: float | None) -> None:
-        """Take in one probe: the product of its halves, and with the probe before, of which the first has none."""
+        """Take in a probe: its halves' product, and its own with the one before; the first has none."""
         self._probes += 1
         self.halves.add(halves)
         if probes is not None:

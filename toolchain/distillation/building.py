@@ -18,6 +18,7 @@ from toolchain.distillation.losses.entry import LOSSES, LossEntry
 from toolchain.distillation.objective import DistillationObjective
 from toolchain.distillation.registry import unknown
 from toolchain.distillation.spots import LOGITS, PENULTIMATE, match_spots, shapes
+from toolchain.distillation.spots import spots_of as spots_in_order
 from toolchain.distillation.teachers.config import PRETRAINED
 from toolchain.distillation.teachers.teacher import Teacher
 from toolchain.distillation.terms import Spot, Term, spots_of
@@ -123,6 +124,7 @@ def build_terms(
     Raises:
         ConfigError: As ``recovery_objective``.
     """
+    exits = _exits(school.network, losses, images_BCHW)
     for loss in losses:
         entry = LOSSES.look_up(loss.loss)
         if loss.teacher not in teachers:
@@ -134,12 +136,12 @@ def build_terms(
         student = shapes(school.network, _paths(p.student for p in places), images_BCHW)
         observed = teacher.observe(images_BCHW, _paths(p.teacher for p in places))
         whose = "" if loss.teacher == PRETRAINED else f":{loss.teacher}"
-        for number, place in enumerate(places, start=1):
+        for place in places:
             seen = {one: observed[one].shape for one in spots_of(place.teacher)}
             own = {one: student[one] for one in spots_of(place.student)}
             adapter: nn.Module | None
             if entry.match == "exit" and place.student != LOGITS:
-                adapter = _exit(school.network, teacher, own, images_BCHW, number, len(places))
+                adapter = _exit(school.network, teacher, own, images_BCHW, exits[loss.teacher])
             else:
                 adapter = _joined(entry, place, [*own.values()], [*seen.values()])
             function = bound
@@ -255,16 +257,36 @@ def _axes(shape: torch.Size) -> tuple[int, ...]:
     return tuple(shape[1:])
 
 
+def _exits(
+    network: nn.Module, losses: Sequence[DistilLoss], images_BCHW: Tensor
+) -> dict[str, list[str]]:
+    """The student's spots with an exit, for each teacher, in the order of execution.
+
+    Counted over all losses: listing spots one by one, e.g. for a gamma each, changes no branch.
+    """
+    found: dict[str, set[str]] = {}
+    for loss in losses:
+        entry = LOSSES.look_up(loss.loss)
+        if entry.match == "exit":
+            ours = both_spots(loss, entry)[1]
+            assert isinstance(ours, str), "both_spots refuses pairs here"
+            found.setdefault(loss.teacher, set()).update(_matched(network, ours))
+    if not found:
+        return {}
+    order = spots_in_order(network, images_BCHW)
+    return {name: [s for s in order if s in spots - {LOGITS}] for name, spots in found.items()}
+
+
 def _exit(
     network: nn.Module,
     teacher: Teacher,
     own: Mapping[str, torch.Size],
     images_BCHW: Tensor,
-    stage: int,
-    stages: int,
+    exits: Sequence[str],
 ) -> nn.Module:
     """As wide as the wider network is at its end; for tokens as the student (Hao et al. 2023, code)."""
-    (shape,) = own.values()
+    ((spot, shape),) = own.items()
+    stage, stages = exits.index(spot) + 1, len(exits)
     theirs = teacher.observe(images_BCHW, [LOGITS, PENULTIMATE])
     width = shapes(network, [PENULTIMATE], images_BCHW)[PENULTIMATE][-1]
     if len(shape) == 4:

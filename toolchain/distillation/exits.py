@@ -74,7 +74,7 @@ def map_exit(own: tuple[int, ...], width: int, classes: int, blocks: int) -> nn.
     for block in range(blocks):
         out = width if block == blocks - 1 else min(2 * channels, max(width, channels))
         stride = 2 if side > SMALLEST_MAP else 1
-        layers += [_separable(channels, out, stride), _separable(out, out, 1)]
+        layers += [_separable(channels, channels, stride), _separable(channels, out, 1)]
         channels, side = out, -(-side // stride)
     if not blocks:
         layers.append(nn.Conv2d(channels, width, 1, bias=False))

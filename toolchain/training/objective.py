@@ -40,6 +40,7 @@ class Update:
         scales: Those of the parameters that are quantizer scales: not decayed, own learning rate.
         lr_factor: Learning rate of this update as a factor of the configured one.
         weight_decay: Of the parameters that are decayed; None takes the configured one.
+        decays_all: Also one-axis parameters, biases and norms among them.
         optimizer: Kind of optimizer; None takes the configured one.
         guard: Context around the optimizer's step that holds still what must not move: momentum and
             weight decay move weights that have no gradient.
@@ -52,6 +53,7 @@ class Update:
     scales: Sequence[nn.Parameter] = ()
     lr_factor: float = 1.0
     weight_decay: float | None = None
+    decays_all: bool = False
     optimizer: Literal["sgd", "adamw"] | None = None
     guard: Callable[[], AbstractContextManager[object]] | None = None
     after: Callable[[], None] | None = None

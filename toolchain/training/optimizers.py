@@ -41,7 +41,7 @@ def quantizer_scales(network: nn.Module) -> list[nn.Parameter]:
 
 
 def make_optimizer(update: Update, config: Training) -> torch.optim.Optimizer:
-    """The optimizer of one update; one-axis parameters and quantizer scales are not decayed."""
+    """The optimizer of one update; quantizer scales are not decayed, and one axis only where asked for."""
     scales = {id(p) for p in update.scales}
     wanted = [p for p in update.parameters if p.requires_grad]
     others = [p for p in wanted if id(p) not in scales]
@@ -52,7 +52,7 @@ def make_optimizer(update: Update, config: Training) -> torch.optim.Optimizer:
     learned = [p for p in wanted if id(p) in scales]
     groups: list[dict[str, Any]] = [
         {"params": decayed, "lr": lr, "weight_decay": decay},
-        {"params": plain, "lr": lr, "weight_decay": 0.0},
+        {"params": plain, "lr": lr, "weight_decay": decay if update.decays_all else 0.0},
         {"params": learned, "lr": lr * config.scale_lr, "weight_decay": 0.0},
     ]
     groups = [{**group, "lr_full": group["lr"]} for group in groups if group["params"]]

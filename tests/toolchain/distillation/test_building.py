@@ -11,6 +11,7 @@ from toolchain.distillation.building import build_terms
 from toolchain.distillation.config import DistilLoss
 from toolchain.distillation.lessons import School
 from toolchain.distillation.teachers.frozen import FrozenTeacher
+from toolchain.models.cifar_resnet import cifar_resnet
 from toolchain.training.precision import choose_precision
 
 
@@ -34,3 +35,31 @@ def test_memory_for_fewer_samples_than_there_are_is_refused() -> None:
     with pytest.raises(ConfigError, match="10 given, and the training part has 40") as caught:
         build(samples=10)
     assert "\n" not in str(caught.value)
+
+
+def test_exits_that_are_listed_one_by_one_are_those_of_a_pattern() -> None:
+    """In whatever order: a gamma for each stage changes no branch."""
+    precision = choose_precision("float32", "cpu")
+    school = School(cifar_resnet(depth=8, width=4), precision)
+    one, two = (FrozenTeacher(cifar_resnet(depth=8, width=8), precision) for _ in range(2))
+    teachers = {"pretrained": one, "other": two}
+    images_BCHW = torch.randn(2, 3, 16, 16)
+
+    def sizes(*spots: str, **given: str) -> dict[str, list[torch.Size]]:
+        losses = [DistilLoss(loss="ofa", student_spot=spot, **given) for spot in spots]
+        extra = [
+            DistilLoss(loss="ofa"),
+            DistilLoss(loss="ofa", student_spot="layer3", teacher="other"),
+        ]
+        made = build_terms(school, teachers, [*extra, *losses], images_BCHW)
+        return {
+            term.name: [p.shape for p in term.adapter.parameters()]
+            for term, _ in made
+            if term.adapter is not None
+        }
+
+    found = sizes("layer*")
+    assert list(found) == ["ofa@layer3:other", "ofa@layer1", "ofa@layer2", "ofa@layer3"]
+    assert len(found["ofa@layer1"]) > len(found["ofa@layer2"]) > len(found["ofa@layer3"])
+    assert found["ofa@layer3:other"] == found["ofa@layer3"]  # another teacher's only one
+    assert sizes("layer3", "layer1", "layer2") == found

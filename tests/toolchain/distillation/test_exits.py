@@ -44,7 +44,7 @@ def test_earlier_stages_of_maps_get_longer_branches(stage: int, blocks: int) -> 
     assert sum(conv.stride == (2, 2) for conv in convs) == blocks
     assert len(kinds(branch, nn.BatchNorm2d)) == len(kinds(branch, nn.ReLU)) == 2 * blocks
     outs = [conv.out_channels for conv in convs if conv.groups == 1]
-    assert outs == [[100], [100] * 2, [32, 32, 100, 100], [32, 32, 64, 64, 100, 100]][blocks]
+    assert outs == [[100], [16, 100], [16, 32, 32, 100], [16, 32, 32, 64, 64, 100]][blocks]
 
 
 def test_of_many_stages_early_ones_have_the_longest_branch_of_the_paper() -> None:

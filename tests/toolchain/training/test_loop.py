@@ -567,6 +567,8 @@ def test_an_update_may_decay_otherwise_and_takes_up_a_checkpoint_from_before_tha
 
     own = make_optimizer(update(weight_decay=1e-3), settings())
     assert [group["weight_decay"] for group in own.param_groups] == [1e-3, 0]
+    whole = make_optimizer(update(weight_decay=1e-3, decays_all=True), settings())
+    assert [group["weight_decay"] for group in whole.param_groups] == [1e-3, 1e-3]
     none = make_optimizer(update(weight_decay=0.0), settings())
     assert [group["weight_decay"] for group in none.param_groups] == [0, 0]
     own.load_state_dict(make_optimizer(update(), settings()).state_dict())

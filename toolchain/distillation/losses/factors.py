@@ -28,6 +28,9 @@ from toolchain.distillation.losses.joining import (
     same_resolution,
 )
 
+# 8,192 maps of 16 channels of 32x32 pixels in float32, and as many larger ones as that.
+MOST_BYTES = 2**29
+
 
 @distillation_loss(
     "ft",
@@ -39,9 +42,10 @@ from toolchain.distillation.losses.joining import (
 class FactorTransfer(nn.Module):
     """The translator is learned with the student; the paraphraser is fitted by ``prepare`` and then frozen.
 
-    Factors are compared whole, as in the paper. The customary strength comes from comparisons that first
-    pooled them over channels, which makes the mean a few times larger. Factors of two resolutions are
-    averaged to the smaller one.
+    The layers have batch norm; the programs that published comparisons were made with have none in the
+    paraphraser. Factors are compared whole, as in the paper. The customary strength comes from comparisons
+    that first pooled them over channels, which makes the mean a few times larger. Factors of two resolutions
+    are averaged to the smaller one.
 
     Args:
         student_shape: [B, C, H, W] or tokens [B, N, C] of a square grid.
@@ -89,11 +93,18 @@ class FactorTransfer(nn.Module):
     def prepare(self, teacher_features: Iterable[Tensor]) -> None:
         """Fit the paraphraser to these batches of the teacher's features: SGD on mean squared error.
 
+        They are kept until it is done, so no more of them are asked for than fill ``MOST_BYTES``.
+
         The decoder, which nobody needs afterwards, draws its weights from a generator of its own: the
         result depends on the paraphraser's own weights and on the features, and no random state changes.
         """
         factors, t = self._widths
-        kept = [features.detach() for features in teacher_features]
+        kept, size_bytes = list[Tensor](), 0
+        for batch in teacher_features:
+            kept.append(batch.detach())
+            size_bytes += batch.numel() * batch.element_size()
+            if size_bytes >= MOST_BYTES:  # e.g. large maps of large images
+                break
         weight = next(self.paraphraser.parameters())
         cuda = [torch.cuda.current_device()] if weight.is_cuda else []
         with torch.random.fork_rng(devices=cuda):

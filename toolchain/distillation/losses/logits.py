@@ -144,6 +144,13 @@ def _decoupled(z_BC: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _correlation(x_BC: Tensor, y_BC: Tensor, dim: int) -> Tensor:
-    """Pearson's; 0 where either side does not vary."""
-    x_BC, y_BC = x_BC - x_BC.mean(dim, keepdim=True), y_BC - y_BC.mean(dim, keepdim=True)
-    return (unit(x_BC, dim) * unit(y_BC, dim)).sum(dim)
+    """Pearson's; 0 where either side does not vary, beyond what rounding leaves of equal numbers."""
+    return (_standardized(x_BC, dim) * _standardized(y_BC, dim)).sum(dim)
+
+
+def _standardized(x_BC: Tensor, dim: int) -> Tensor:
+    """Without its mean along ``dim``, at length 1; zeros where nothing but rounding is left."""
+    centred_BC = x_BC - x_BC.mean(dim, keepdim=True)
+    rounding = 8 * torch.finfo(x_BC.dtype).eps * x_BC.detach().abs().amax(dim, keepdim=True)
+    varies = centred_BC.detach().abs().amax(dim, keepdim=True) > rounding
+    return unit(torch.where(varies, centred_BC, torch.zeros_like(centred_BC)), dim)

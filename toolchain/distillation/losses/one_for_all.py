@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,7 +47,8 @@ def ofa(
     t_B1 = per_sample(temperature, student_BC)
     log_q_BC, p_BC = F.log_softmax(student_BC / t_B1, dim=1), F.softmax(teacher_BC / t_B1, dim=1)
     label_BC = F.one_hot(labels_B, student_BC.shape[1]).to(p_BC.dtype)
-    raised_BC = (p_BC + label_BC) ** gamma - label_BC
+    # Below gamma = 1 the power has no derivative at 0, which a learned temperature would ask for.
+    raised_BC = (p_BC.clamp_min(torch.finfo(p_BC.dtype).tiny) + label_BC) ** gamma - label_BC
     if form == "paper":
         raised_BC = raised_BC * label_BC + p_BC * (1 - label_BC)
     return -(raised_BC * log_q_BC).sum(1).mean()

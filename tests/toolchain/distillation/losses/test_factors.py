@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deploy.errors import ConfigError
+from toolchain.distillation.losses import factors
 from toolchain.distillation.losses.factors import FactorTransfer
 
 STUDENT, TEACHER = (4, 3, 4, 4), (4, 6, 4, 4)
@@ -29,8 +30,8 @@ def test_ft() -> None:
     loss = made().double().eval()
     loss.prepare(iter(batches()))
     s, t = torch.randn(STUDENT, dtype=torch.float64), torch.randn(TEACHER, dtype=torch.float64)
-    factors = [loss.translator(s), loss.paraphraser(t)]
-    u, v = (f.detach().numpy().reshape(4, -1) for f in factors)
+    found = [loss.translator(s), loss.paraphraser(t)]
+    u, v = (f.detach().numpy().reshape(4, -1) for f in found)
     u, v = (f / np.linalg.norm(f, axis=1, keepdims=True) for f in (u, v))
     assert u.shape == (4, 3 * 16)
     assert loss(s, t).item() == pytest.approx(np.abs(u - v).mean(), rel=1e-9)
@@ -102,6 +103,21 @@ def test_only_the_translator_is_trained_afterwards() -> None:
     assert trained == {name for name, p in loss.named_parameters() if p.grad is not None}
     assert all(name.startswith("translator") for name in trained)
     assert all(torch.equal(v, before[k]) for k, v in loss.paraphraser.state_dict().items())
+
+
+def test_no_more_features_are_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = batches()
+    size = seen[0].numel() * seen[0].element_size()
+    monkeypatch.setattr(factors, "MOST_BYTES", 2 * size)
+    few, all_of_them = made(), made()
+    asked = iter(seen)
+    few.prepare(asked)
+    assert len(list(asked)) == len(seen) - 2
+    all_of_them.prepare(seen[:2])
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(few.state_dict().values(), all_of_them.state_dict().values(), strict=True)
+    )
 
 
 def test_an_unprepared_paraphraser_is_a_bug_of_the_caller() -> None:

@@ -146,6 +146,18 @@ def test_dist_of_logits_that_do_not_vary_is_finite() -> None:
     assert torch.isfinite(s.grad).all()
 
 
+@pytest.mark.parametrize("value", [0.3, -7.0, 1e4])
+def test_dist_takes_what_rounding_leaves_of_equal_logits_for_nothing(value: float) -> None:
+    s = torch.full((6, 7), value, requires_grad=True)  # 1/7 has no exact float32
+    dist(s, torch.randn(6, 7)).backward()
+    assert s.grad.abs().max() < 1e-6
+    steep = torch.full((6, 7), value)
+    steep[:, 0] += 1.0
+    assert float(dist(steep, steep)) == pytest.approx(
+        1.0
+    )  # its samples are equal, its classes are not
+
+
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 9))
 def test_logit_mse(b: int, c: int, seed: int) -> None:
     s, t = pair(b, c, seed=seed)

@@ -45,6 +45,16 @@ def test_against_numpy(
     assert float(found) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("form", ["code", "paper"])
+def test_a_certain_teacher_leaves_a_learned_temperature_a_finite_gradient(
+    form: Literal["code", "paper"],
+) -> None:
+    temperature = torch.tensor(1.0, requires_grad=True)
+    sure = torch.tensor([[200.0, 0.0, 0.0]])  # in float32 the others' probability is 0
+    ofa(torch.randn(1, 3), sure, torch.tensor([1]), 0.9, form, temperature).backward()
+    assert temperature.grad is not None and torch.isfinite(temperature.grad)
+
+
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 9))
 def test_at_gamma_one_both_forms_are_soft_cross_entropy(b: int, c: int, seed: int) -> None:
     s, t, labels_B = logits(b, c, seed)

@@ -13,6 +13,7 @@ batch, S spots.
 from __future__ import annotations
 
 import math
+import re
 import weakref
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -37,7 +38,8 @@ from toolchain.training.objective import Batch, Update
 
 DECISIONS = ("policy", "anti", "random", "always")
 AGENT_LR = 0.5  # of the student's, in the released code
-AGENT_DECAY = 1e-3  # likewise, whatever the student's: 5e-4 there
+# Likewise, whatever the student's (5e-4 there), and of biases too: a head start is one, and is to wear off.
+AGENT_DECAY = 1e-3
 # Gamma by loss, likewise; 1 for all others.
 GAMMA: Mapping[str, float] = {"at": 2.0, "vid": 2.0, "rkd": 2.0}
 
@@ -62,7 +64,8 @@ class SpotAdaptive(Steady):
         gamma: At least 1: how much more the agent cares about samples' routes that are worse than the
             student alone; None takes 2 with at, vid or rkd, else 1.
         homo: Whether both networks are of one family, which starts by distilling everywhere; None asks
-            whether the student has all of the teacher's outermost modules, by name.
+            whether the student has all of the teacher's outermost modules, by name, and no layers that
+            the teacher has none of.
         tau: Temperature of the choices at the start.
         tau_end: At the end; the released code keeps 5, the paper lets it fall.
 
@@ -87,7 +90,8 @@ class SpotAdaptive(Steady):
             )
         if gamma is None:
             gamma = max(
-                (GAMMA.get(term.name.split("@")[0], 1.0) for term in school.terms), default=1.0
+                (GAMMA.get(re.split("[@:]", term.name)[0], 1.0) for term in school.terms),
+                default=1.0,
             )
         if not (1 <= gamma < math.inf and all(0 < t < math.inf for t in (tau, tau_end))):
             raise ConfigError(
@@ -110,7 +114,7 @@ class SpotAdaptive(Steady):
         if decisions in ("policy", "anti"):
             routed = self._teacher.network
             if homo is None:
-                homo = _parts(routed) <= _parts(school.network)
+                homo = _of_one_family(routed, school.network)
             if isinstance(self._teacher, FrozenTeacher):
                 routed = folded(trace(routed), self._places.teacher)
             self._agent = Agent(
@@ -128,8 +132,16 @@ class SpotAdaptive(Steady):
             # The routing network starts from there, also while the term there sleeps.
             school.watch(self._places.teacher[0], self._teacher)
             moved = list(self._agent.parameters())
-            agent = Update("agent", moved, self._loss, lr_factor=AGENT_LR, weight_decay=AGENT_DECAY)
-            self.updates = (agent,)
+            self.updates = (
+                Update(
+                    "agent",
+                    moved,
+                    self._loss,
+                    lr_factor=AGENT_LR,
+                    weight_decay=AGENT_DECAY,
+                    decays_all=True,
+                ),
+            )
         self._noise = torch.Generator().manual_seed(school.seed)
         self._decided: tuple[weakref.ref[Lesson], Tensor] | None = None
         self._numbers: dict[str, Tensor] = {}
@@ -192,8 +204,29 @@ class SpotAdaptive(Steady):
         return a_BS
 
 
+def _of_one_family(teacher: nn.Module, student: nn.Module) -> bool:
+    """By names: a traced network has forgotten the classes that it was made of.
+
+    The student may have lost blocks, or have quantizers; a Mixer has a Transformer's outermost modules, and
+    other layers in its blocks.
+    """
+    return _parts(teacher) <= _parts(student) and _layers(student) <= _layers(teacher)
+
+
 def _parts(network: nn.Module) -> set[str]:
-    """Outermost modules that have weights; a traced network has forgotten the class that it was made of."""
+    """Outermost modules that have weights."""
     return {
         name for name, child in network.named_children() if any(True for _ in child.parameters())
     }
+
+
+def _layers(network: nn.Module) -> set[str]:
+    """Paths of what has a weight, without numbers: ``layer1.conv2`` whichever block it is in."""
+    ends = (".parametrizations.weight.original", ".weight")
+    paths = (
+        name.removesuffix(end)
+        for name, _ in network.named_parameters()
+        for end in ends
+        if name.endswith(end)
+    )
+    return {".".join(part for part in path.split(".") if not part.isdigit()) for path in paths}

@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from deploy.errors import ConfigError
 from toolchain.distillation.controllers.controller import CONTROLLERS
-from toolchain.distillation.controllers.spot_adaptive.controller import SpotAdaptive
+from toolchain.distillation.controllers.spot_adaptive.controller import (
+    SpotAdaptive,
+    _of_one_family,
+)
 from toolchain.distillation.lessons import School
 from toolchain.distillation.losses.entry import LOSSES
 from toolchain.distillation.objective import DistillationObjective
@@ -21,6 +25,7 @@ from toolchain.distillation.teachers.frozen import FrozenTeacher
 from toolchain.distillation.terms import Term
 from toolchain.graph import trace
 from toolchain.models.cifar_resnet import cifar_resnet
+from toolchain.models.mixer import mixer
 from toolchain.models.vit import vit
 from toolchain.training.objective import Batch
 from toolchain.training.precision import choose_precision
@@ -77,7 +82,8 @@ def test_the_agent_learns_and_gives_neither_network_a_gradient() -> None:
     lesson_of(controller, given, x)
     agent_loss(controller, x).backward()
     (update,) = controller.updates
-    assert update.name == "agent" and update.lr_factor == 0.5 and update.weight_decay == 1e-3
+    assert update.name == "agent" and update.lr_factor == 0.5
+    assert update.weight_decay == 1e-3 and update.decays_all
     assert all(p.grad is not None for p in update.parameters)
     assert any((p.grad != 0).any() for p in controller._agent.policy.parameters())
     teacher = given.terms[0].teacher.network
@@ -164,6 +170,21 @@ def test_networks_of_one_family_start_by_distilling_everywhere() -> None:
     transformer = trace(vit(image_size=8, patch=2, width=16, depth=3, heads=2, classes=3))
     assert share_at_first(transformer) < 0.8
     assert share_at_first(transformer, homo=True) > 0.99
+
+
+def test_a_family_is_known_by_its_layers() -> None:
+    sizes: dict[str, Any] = {"image_size": 8, "patch": 2, "width": 16, "depth": 3, "classes": 3}
+    transformer, mixing = trace(vit(**sizes, heads=2)), trace(mixer(**sizes))
+    residual, smaller = (trace(cifar_resnet(depth=depth, width=4)) for depth in (20, 8))
+    del smaller.layer1.get_submodule("0").conv2  # a branch that was cut out
+    assert _of_one_family(residual, smaller)
+    quantized = trace(cifar_resnet(depth=8, width=4))
+    parametrize.register_parametrization(quantized.conv1, "weight", nn.Identity())
+    assert _of_one_family(residual, quantized)
+    assert _of_one_family(transformer, trace(vit(**{**sizes, "depth": 2}, heads=2)))
+    # Both have patches, blocks, norm and classifier.
+    assert not _of_one_family(transformer, mixing) and not _of_one_family(mixing, transformer)
+    assert not _of_one_family(residual, transformer)
 
 
 def test_without_a_linear_layer_the_policy_looks_at_the_last_spot() -> None:
