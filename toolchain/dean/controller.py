@@ -19,9 +19,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from deploy.errors import ConfigError
@@ -32,10 +33,13 @@ from toolchain.dean.network import FILE, DeanNetwork
 from toolchain.dean.state import Look, Memory, look
 from toolchain.distillation.controllers.controller import Stats, Steady, controller
 from toolchain.distillation.lessons import TASK, School
+from toolchain.distillation.options import Count, Decay, HeldOut, Positive, Weight
 
 # A probe's work, spread over the steps between two, is to stay below this share of a step's.
 PROBE_SHARE = 0.08
 USUAL_BATCH = 128
+# A factor's range has to hold the recipe's strength.
+AboveOne = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 # So many steps at least does a running mean of the cosines look back.
 LOOK_BACK_STEPS = 50
 # Of a factor on the recipe's strength: with keep_sum it is divided by what it is multiplied with.
@@ -86,37 +90,26 @@ class DeanController(Steady):
         load: Its file, or where to start learning from.
 
     Raises:
-        ConfigError: A value outside its range; nothing to look ahead at; a dean that cannot be loaded.
+        ConfigError: Nothing to look ahead at; a dean that cannot be loaded.
     """
 
     def __init__(
         self,
         school: School,
         *,
-        held_out: float = 0.1,
-        probe_every: int | None = None,
-        probe_size: int = 128,
-        lr: float = 3e-3,
-        look_ahead: float = 0.01,
-        alpha_max: float = 2.0,
-        beta_max: float = 2.0,
-        ema: float | None = None,
+        held_out: HeldOut = 0.1,
+        probe_every: Count | None = None,
+        probe_size: Annotated[int, Field(ge=4)] = 128,
+        lr: Weight = 3e-3,
+        look_ahead: Positive = 0.01,
+        alpha_max: AboveOne = 2.0,
+        beta_max: AboveOne = 2.0,
+        ema: Decay | None = None,
         keep_sum: bool = False,
-        trust_probes: int = 20,
+        trust_probes: Annotated[int, Field(ge=2)] | Literal[0] = 20,
         frozen: bool = False,
         load: str | Path | None = None,
     ) -> None:
-        _require("held_out", held_out, 0 < held_out < 1, "a share in (0, 1)")
-        _require("probe_every", probe_every, probe_every is None or probe_every >= 1, "at least 1")
-        _require("probe_size", probe_size, probe_size >= 4, "at least 4 samples")
-        _require("lr", lr, lr >= 0, "at least 0")
-        _require("look_ahead", look_ahead, look_ahead > 0, "above 0")
-        _require("alpha_max", alpha_max, alpha_max > 1, "above 1")
-        _require("beta_max", beta_max, beta_max > 1, "above 1")
-        _require("ema", ema, ema is None or 0 <= ema < 1, "a decay in [0, 1)")
-        _require(
-            "trust_probes", trust_probes, trust_probes == 0 or trust_probes >= 2, "0, or 2 or more"
-        )
         if frozen and load is None:
             raise ConfigError(
                 "distil.controller_options.frozen: true without a dean to replay; accepted with load: a "
@@ -378,10 +371,3 @@ def probe_interval(school: School, probe_size: int) -> int:
     ahead = 3 if school.sparsifier is None else 6
     probe = (1 + teachers + 2 * (1 + len(school.terms)) + ahead) * probe_size / USUAL_BATCH
     return max(1, math.ceil(probe / (3 + teachers) / PROBE_SHARE))
-
-
-def _require(option: str, given: object, holds: bool, accepted: str) -> None:
-    if not holds:
-        raise ConfigError(
-            f"distil.controller_options.{option}: {given} given; accepted is {accepted}; change it"
-        )

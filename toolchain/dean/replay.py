@@ -19,6 +19,7 @@ from deploy.errors import ConfigError
 from toolchain.dean.controller import DeanController, require_held_out
 from toolchain.distillation.controllers.controller import Stats, Steady, controller
 from toolchain.distillation.lessons import TASK, School
+from toolchain.distillation.options import HeldOut
 
 STRENGTH = "strength."
 
@@ -40,7 +41,7 @@ class ReplayStrength(Steady):
         ConfigError: There is no such log, or it is of other terms.
     """
 
-    def __init__(self, school: School, *, log: str | Path, held_out: float = 0.1) -> None:
+    def __init__(self, school: School, *, log: str | Path, held_out: HeldOut = 0.1) -> None:
         self._log = str(log)
         self._by_step = _read(self._log)
         names = set(next(iter(self._by_step.values())))

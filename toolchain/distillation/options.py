@@ -1,14 +1,24 @@
-"""What a recipe says as ``options`` of a loss or a controller, checked against the types of its arguments."""
+"""What a recipe says as options of a loss or a controller: types of arguments, values against them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from deploy.errors import ConfigError
 from toolchain.distillation.registry import unknown
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+# Of a training, after which something holds.
+Until = Annotated[float, Field(gt=0, le=1)]
+# Of the training part, which has to stay the larger one.
+HeldOut = Annotated[float, Field(gt=0, le=0.5)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 def check_options(where: str, options: Mapping[str, Any], types: Mapping[str, Any]) -> None:

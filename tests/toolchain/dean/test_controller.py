@@ -323,13 +323,13 @@ def test_probes_are_rare_enough(make_school: Make) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"held_out": 0.0}, "held_out: 0.0 given; accepted is a share in"),
-        ({"held_out": 1.0}, "held_out"),
-        ({"probe_every": 0}, "probe_every: 0 given; accepted is at least 1"),
+        ({"held_out": 0.0}, "held_out: 0.0 given; accepted is greater than 0"),
+        ({"held_out": 0.999}, "held_out: 0.999 given; accepted is less than or equal to 0.5"),
+        ({"probe_every": 0}, "probe_every: 0 given; accepted is greater than or equal to 1"),
         ({"probe_size": 3}, "probe_size: 3 given"),
         ({"lr": -1.0}, "lr: -1.0"),
         ({"look_ahead": 0.0}, "look_ahead"),
-        ({"alpha_max": 1.0}, "alpha_max: 1.0 given; accepted is above 1"),
+        ({"alpha_max": 1.0}, "alpha_max: 1.0 given; accepted is greater than 1"),
         ({"beta_max": 0.5}, "beta_max"),
         ({"ema": 1.0}, "ema: 1.0"),
         ({"trust_probes": 1}, "trust_probes: 1"),
@@ -342,7 +342,7 @@ def test_wrong_options_are_one_line(
     make_school: Make, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        DeanController(make_school(), **options)
+        CONTROLLERS.look_up("dean").make(make_school(), options)
     assert "\n" not in str(caught.value)
 
 

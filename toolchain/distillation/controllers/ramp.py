@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-from deploy.errors import ConfigError
 from toolchain.distillation.controllers.controller import Stats, Steady, controller
 from toolchain.distillation.lessons import TASK, School
+from toolchain.distillation.options import Until, Weight
 
 
 @controller(
@@ -26,29 +26,17 @@ class RampStrength(Steady):
         end: Factor once ``until`` is reached.
         until: Share of the run, in (0, 1], after which nothing changes any more.
         shape: ``linear``, or ``cosine``: half a wave, flat at both ends.
-
-    Raises:
-        ConfigError: A value outside its range.
     """
 
     def __init__(
         self,
         school: School,
         *,
-        start: float = 0.0,
-        end: float = 1.0,
-        until: float = 1.0,
+        start: Weight = 0.0,
+        end: Weight = 1.0,
+        until: Until = 1.0,
         shape: Literal["linear", "cosine"] = "linear",
     ) -> None:
-        if shape not in ("linear", "cosine"):
-            raise ConfigError(
-                f"distil.controller_options.shape: {shape!r}; choose 'linear' or 'cosine'"
-            )
-        if not 0 < until <= 1 or min(start, end) < 0:
-            raise ConfigError(
-                f"distil.controller_options: start {start}, end {end}, until {until}; "
-                "factors are at least 0 and until is in (0, 1]; change them"
-            )
         self._base, self._start, self._end = dict(school.base), start, end
         self._until, self._shape = until, shape
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from deploy.errors import ConfigError
 from toolchain.distillation.controllers.controller import Guidance, Stats, Steady, controller
 from toolchain.distillation.lessons import Lesson, School
+from toolchain.distillation.options import Positive, Until
 
 
 @controller(
@@ -38,21 +39,17 @@ class LearnedTemperature(Steady):
         until: Share of the run, in (0, 1], after which the reversed gradient has its full size.
 
     Raises:
-        ConfigError: A value outside its range, or no loss has a temperature.
+        ConfigError: No loss has a temperature.
     """
 
     def __init__(
-        self, school: School, *, low: float = 1.0, span: float = 20.0, until: float = 1.0
+        self, school: School, *, low: Positive = 1.0, span: Positive = 20.0, until: Until = 1.0
     ) -> None:
-        if not (0 < until <= 1 and all(0 < bound < math.inf for bound in (low, span))):
-            raise ConfigError(
-                f"distil.controller_options: low {low}, span {span}, until {until}; low and span are "
-                "above 0 and until is in (0, 1]; change them"
-            )
         self._softened = [term.name for term in school.terms if _has_temperature(term.loss)]
         if not self._softened:
             raise ConfigError(
-                f"temperature: none of the terms {[term.name for term in school.terms]} has one; "
+                "distil.losses: given with the controller temperature, and none of the terms "
+                f"{[term.name for term in school.terms]} has one; "
                 "accepted are losses like kl, dkd and dist; add one"
             )
         self._base, self._low, self._span, self._until = dict(school.base), low, span, until

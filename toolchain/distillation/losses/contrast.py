@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from deploy.errors import ConfigError
 from toolchain.distillation.losses.arithmetic import full_precision, unit
-from toolchain.distillation.losses.entry import Count, Positive, Share, distillation_loss
+from toolchain.distillation.losses.entry import distillation_loss
 from toolchain.distillation.losses.joining import Embedding
+from toolchain.distillation.options import Count, Positive, Share
 
 
 @distillation_loss(

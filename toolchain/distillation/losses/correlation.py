@@ -10,8 +10,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from toolchain.distillation.losses.arithmetic import full_precision, nothing
-from toolchain.distillation.losses.entry import Count, distillation_loss
+from toolchain.distillation.losses.entry import distillation_loss
 from toolchain.distillation.losses.joining import Embedding
+from toolchain.distillation.options import Count
 
 
 @distillation_loss(

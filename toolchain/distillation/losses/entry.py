@@ -6,22 +6,17 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
-from pydantic import Field
 from torch import Tensor, nn
 
-from toolchain.distillation.options import check_options
+from toolchain.distillation.options import Positive, check_options
 from toolchain.distillation.registry import Registry
 
 Loss = TypeVar("Loss", bound=Callable[..., Any])
 Match = Literal["classes", "shape", "positions", "batch", "exit", "pair", "own"]
 
-# Types of options; a learned temperature is a tensor: a scalar, or one value per sample [B].
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# A learned temperature is a tensor: a scalar, or one value per sample [B].
 Temperature = Positive | Tensor
 
 # What a batch has beyond its images, by the name of the parameter that asks for it.

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from deploy.errors import ConfigError
 from toolchain.distillation.losses.arithmetic import full_precision, unit
-from toolchain.distillation.losses.entry import Count, Positive, distillation_loss
+from toolchain.distillation.losses.entry import distillation_loss
 from toolchain.distillation.losses.joining import (
     as_map,
     channels,
@@ -27,6 +27,7 @@ from toolchain.distillation.losses.joining import (
     require_maps,
     same_resolution,
 )
+from toolchain.distillation.options import Count, Positive
 
 # 8,192 maps of 16 channels of 32x32 pixels in float32, and as many larger ones as that.
 MOST_BYTES = 2**29

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from deploy.errors import ConfigError
 from toolchain.distillation.losses.arithmetic import full_precision, unit
-from toolchain.distillation.losses.entry import Temperature, Weight, distillation_loss
+from toolchain.distillation.losses.entry import Temperature, distillation_loss
+from toolchain.distillation.options import Weight
 
 
 @distillation_loss(

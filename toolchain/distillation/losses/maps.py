@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from deploy.errors import ConfigError
 from toolchain.distillation.losses.arithmetic import full_precision, maps, unit
-from toolchain.distillation.losses.entry import Weight, distillation_loss
+from toolchain.distillation.losses.entry import distillation_loss
+from toolchain.distillation.options import Weight
 
 
 @distillation_loss(

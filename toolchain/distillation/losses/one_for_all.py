@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toolchain.distillation.losses.arithmetic import full_precision
-from toolchain.distillation.losses.entry import Positive, Temperature, distillation_loss
+from toolchain.distillation.losses.entry import Temperature, distillation_loss
 from toolchain.distillation.losses.logits import per_sample
+from toolchain.distillation.options import Positive
 
 
 @distillation_loss(

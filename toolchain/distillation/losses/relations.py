@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toolchain.distillation.losses.arithmetic import full_precision, nothing, root, rows, unit
-from toolchain.distillation.losses.entry import Weight, distillation_loss
+from toolchain.distillation.losses.entry import distillation_loss
+from toolchain.distillation.options import Weight
 
 # Keeps the logarithm of a similarity finite where two samples point in opposite directions.
 _OPPOSITE = 1e-7

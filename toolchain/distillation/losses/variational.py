@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolchain.distillation.losses.arithmetic import full_precision
-from toolchain.distillation.losses.entry import Positive, distillation_loss
+from toolchain.distillation.losses.entry import distillation_loss
 from toolchain.distillation.losses.joining import as_map, channels, require_maps, same_resolution
+from toolchain.distillation.options import Positive
 
 _LEAST = 1e-5
 

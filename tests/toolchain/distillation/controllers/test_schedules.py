@@ -54,7 +54,7 @@ def test_a_ramp_stays_between_its_ends(total: int, start: float, end: float, unt
 @pytest.mark.parametrize("bad", [{"until": 0.0}, {"until": 1.1}, {"start": -1.0}, {"shape": "x"}])
 def test_values_out_of_range_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="controller_options"):
-        RampStrength(SCHOOL, **bad)  # type: ignore[arg-type]
+        CONTROLLERS.look_up("ramp").make(SCHOOL, bad)
 
 
 def test_an_unknown_controller_lists_those_that_exist() -> None:

@@ -122,11 +122,11 @@ def test_the_students_step_moves_it_uphill_and_it_travels() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"low": 0.0}, "low 0.0"), ({"span": -1.0}, "span -1.0"), ({"until": 0.0}, "until 0.0")],
+    [({"low": 0.0}, "low: 0.0"), ({"span": -1.0}, "span: -1.0"), ({"until": 0.0}, "until: 0.0")],
 )
 def test_values_outside_their_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
-        LearnedTemperature(school(), **options)
+        CONTROLLERS.look_up("temperature").make(school(), options)
     assert "\n" not in str(error.value)
 
 

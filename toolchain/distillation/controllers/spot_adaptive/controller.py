@@ -12,16 +12,15 @@ batch, S spots.
 
 from __future__ import annotations
 
-import math
 import re
 import weakref
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from deploy.errors import ConfigError
 from toolchain.distillation.controllers.controller import Guidance, Stats, Steady, controller
 from toolchain.distillation.controllers.spot_adaptive.agent import Agent
 from toolchain.distillation.controllers.spot_adaptive.folding import folded
@@ -31,12 +30,12 @@ from toolchain.distillation.controllers.spot_adaptive.places import (
 )
 from toolchain.distillation.controllers.spot_adaptive.policy import annealed
 from toolchain.distillation.lessons import Lesson, School
+from toolchain.distillation.options import Positive
 from toolchain.distillation.spots import spots_of
 from toolchain.distillation.teachers.frozen import FrozenTeacher
 from toolchain.graph import trace
 from toolchain.training.objective import Batch, Update
 
-DECISIONS = ("policy", "anti", "random", "always")
 AGENT_LR = 0.5  # of the student's, in the released code
 # Likewise, whatever the student's (5e-4 there), and of biases too: a head start is one, and is to wear off.
 AGENT_DECAY = 1e-3
@@ -70,7 +69,7 @@ class SpotAdaptive(Steady):
         tau_end: At the end; the released code keeps 5, the paper lets it fall.
 
     Raises:
-        ConfigError: An option outside its range, several teachers, or spots at which the two networks
+        ConfigError: Several teachers, or spots at which the two networks
             cannot be cut and joined.
     """
 
@@ -79,28 +78,15 @@ class SpotAdaptive(Steady):
         school: School,
         *,
         decisions: Literal["policy", "anti", "random", "always"] = "policy",
-        gamma: float | None = None,
+        gamma: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None,
         homo: bool | None = None,
-        tau: float = 5.0,
-        tau_end: float = 5.0,
+        tau: Positive = 5.0,
+        tau_end: Positive = 5.0,
     ) -> None:
-        if decisions not in DECISIONS:
-            raise ConfigError(
-                f"distil.controller_options.decisions: {decisions!r}; choose from {', '.join(DECISIONS)}"
-            )
         if gamma is None:
             gamma = max(
                 (GAMMA.get(re.split("[@:]", term.name)[0], 1.0) for term in school.terms),
                 default=1.0,
-            )
-        if not (1 <= gamma < math.inf and all(0 < t < math.inf for t in (tau, tau_end))):
-            raise ConfigError(
-                f"distil.controller_options: gamma {gamma}, tau {tau}, tau_end {tau_end}; gamma is at "
-                "least 1 and both temperatures are above 0; change them"
-            )
-        if homo not in (True, False, None):
-            raise ConfigError(
-                f"distil.controller_options.homo: {homo!r}; choose true or false, or leave it out"
             )
         self._school, self._decisions = school, decisions
         self._taus, self._tau = (tau, tau_end), tau

@@ -351,19 +351,22 @@ def test_nothing_of_the_agent_is_in_the_student() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"decisions": "polcy"}, "choose from policy, anti, random, always"),
-        ({"gamma": 0.5}, "gamma 0.5"),
-        ({"tau": 0.0}, "tau 0.0"),
-        ({"tau_end": -1.0}, "tau_end -1.0"),
-        ({"gamma": float("nan")}, "gamma nan"),
-        ({"homo": "maybe"}, "'maybe'; choose true or false"),
+        (
+            {"decisions": "polcy"},
+            "'polcy' given; accepted is 'policy', 'anti', 'random' or 'always'",
+        ),
+        ({"gamma": 0.5}, "gamma: 0.5 given"),
+        ({"tau": 0.0}, "tau: 0.0 given; accepted is greater than 0"),
+        ({"tau_end": -1.0}, "tau_end: -1.0"),
+        ({"gamma": float("nan")}, "gamma: nan"),
+        ({"homo": "maybe"}, "homo: 'maybe' given; accepted is a valid boolean"),
     ],
 )
 def test_options_outside_their_range_are_refused_in_one_line(
     options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as error:
-        SpotAdaptive(school(), **options)
+        CONTROLLERS.look_up("spot-adaptive").make(school(), options)
     assert "\n" not in str(error.value)
 
 
