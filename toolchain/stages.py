@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from deploy.errors import ConfigError
 from toolchain.distillation.config import Distil
+from toolchain.distillation.teachings import placed
+from toolchain.distillation.versions import changed_methods
 from toolchain.recipe.base import Frozen
 from toolchain.recipe.files import content_hash
 from toolchain.recipe.network import NetworkOrigin
@@ -40,8 +43,12 @@ class StageModel(Frozen):
         def stage(self) -> str: ...
 
     def fingerprint(self, ctx: RunContext) -> str:
-        """Content of the files that the stage's own settings name; empty where they name none."""
-        return content_hash(self)
+        """Content of the files that its own settings name, and which of its methods have changed since."""
+        return content_hash(self) + changed_methods(self)
+
+    def explain(self, error: ConfigError, position: int) -> ConfigError:
+        """The error with the stage's place in front, where it is about what the stage distils."""
+        return placed(error, position, self)
 
     def run(self, source: Artifact, out: Path, ctx: RunContext) -> dict[str, float]:
         """Read ``source``, write files into the empty folder ``out``, return metrics."""

@@ -12,8 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from deploy.errors import CompressDeployError, ConfigError
+from toolchain.dean import controller as dean
+from toolchain.distillation.lessons import School
 from toolchain.recipe.schema import Recipe
 from toolchain.runs.artifacts import Artifact, run_stages
+from toolchain.training.objective import Batch
 
 TRAIN = {"epochs": 1, "batch_size": 16, "lr": 0.005, "warmup_epochs": 0, "log_every_steps": 1}
 RESNET = {
@@ -86,6 +89,51 @@ def test_every_loss_trains_together_and_ships_nothing(data: Path, tmp_path: Path
     assert all(np.isfinite(v) for v in values.values() if isinstance(v, float))
 
 
+def test_the_student_is_the_same_with_and_without_what_it_is_taught_with(
+    data: Path, tmp_path: Path
+) -> None:
+    """Terms of strength 0 have adapters, memories and exits, of which nothing reaches the student."""
+    idle = [{**loss, "strength": 0.0} for loss in EVERYTHING]
+    taught = run(data, tmp_path, recover(losses=idle, task_strength=1.0))
+    alone = run(data, tmp_path, recover(losses=[], task_strength=1.0))
+    assert taught.root != alone.root
+    one, other = (load_file(a.root / "model.safetensors") for a in (taught, alone))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_dean_looks_ahead_at_what_the_student_is_never_fitted_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And probes with what it is fitted on: every image is known by its pixels, as nothing augments them."""
+    fitted, probed, held_out = set[bytes](), set[bytes](), set[bytes]()
+
+    def known(batch: Batch) -> set[bytes]:
+        return {image.numpy().tobytes() for image in batch.images_BCHW}
+
+    def gradients(school: School, batch: Batch, *rest: Any) -> Any:
+        probed.update(known(batch))
+        return gradients_of(school, batch, *rest)
+
+    def ahead(*given: Any) -> Any:
+        held_out.update(known(given[4]))
+        return ahead_of(*given)
+
+    def shared(school: School, batch: Batch) -> Any:
+        fitted.update(known(batch))
+        return lesson_of(school, batch)
+
+    gradients_of, ahead_of, lesson_of = dean.term_gradients, dean.look_ahead, School.shared
+    monkeypatch.setattr(dean, "term_gradients", gradients)
+    monkeypatch.setattr(dean, "look_ahead", ahead)
+    monkeypatch.setattr(School, "shared", shared)
+    options = {"probe_every": 1, "probe_size": 8, "held_out": 0.3}
+    run(data, tmp_path, recover(controller="dean", controller_options=options) | {"epochs": 3})
+    assert held_out and probed and fitted
+    assert held_out.isdisjoint(fitted | probed)
+    assert (len(held_out), len(fitted | probed)) == (20, 44)  # the whole training part
+
+
 def test_what_teaches_starts_alike_whatever_ran_before(data: Path, tmp_path: Path) -> None:
     stage = recover(losses=EVERYTHING, controller="temperature")
     torch.manual_seed(1)
@@ -120,7 +168,7 @@ def test_two_teachers_under_a_dean_on_a_student_that_is_pruned_and_quantized(
     data: Path, tmp_path: Path
 ) -> None:
     """Phase 1 with the pretrained and the in-network teacher, phase 2 with both under a dean too."""
-    dean = {
+    under_dean = {
         "controller": "dean",
         "controller_options": {"probe_every": 2, "probe_size": 8, "held_out": 0.3},
     }
@@ -130,14 +178,14 @@ def test_two_teachers_under_a_dean_on_a_student_that_is_pruned_and_quantized(
         "distil": {
             "teachers": {"inside": {"kind": "in-network"}},
             "losses": [{"loss": "kl"}, {"loss": "kl", "teacher": "inside", "strength": 0.4}],
-            **dean,
+            **under_dean,
         },
         **TRAIN,
     }
     phase_2 = {
         "stage": "pqk-distil",
         "strength": 0.3,
-        "pretrained": {"losses": [{"loss": "at", "spot": "layer*"}, {"loss": "kl"}], **dean},
+        "pretrained": {"losses": [{"loss": "at", "spot": "layer*"}, {"loss": "kl"}], **under_dean},
         **TRAIN,
     }
     last = run(data, tmp_path, phase_1, phase_2, {"stage": "slim"})
@@ -171,6 +219,11 @@ def test_an_assistant_and_a_student_of_another_family(data: Path, tmp_path: Path
         ({"losses": [{"loss": "kl", "spot": "layer1"}]}, ConfigError, "compares classes"),
         ({"losses": [{"loss": "at", "spot": "penultimate"}]}, ConfigError, "(16,)"),
         ({"losses": [{"loss": "kl", "teacher": "ta"}]}, ConfigError, "unknown 'ta'"),
+        (
+            {"losses": [{"loss": "ft", "spot": "layer2", "student_spot": "penultimate"}]},
+            ConfigError,
+            "(penultimate gives (16,) in the student, layer2 gives (8, 4, 4) in the teacher)",
+        ),
         ({"controller": "deen"}, ConfigError, "did you mean 'dean'"),
         ({"controller": "dean", "controller_options": {"probes": 1}}, ConfigError, "'probes'"),
         (
@@ -190,4 +243,5 @@ def test_what_cannot_work_is_one_line(
     with pytest.raises(kind) as error:
         run(data, tmp_path, recover(**distil))
     assert message in str(error.value)
+    assert str(error.value).startswith("stages[1] (recover): distil.")
     assert "\n" not in str(error.value)

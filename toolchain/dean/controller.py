@@ -66,6 +66,7 @@ def require_held_out(options: Mapping[str, Any], samples: int) -> None:
     source="DDSL: Liu et al. 2022, TPAMI 45(3); a reconstruction",
     held_out=True,
     require=require_held_out,
+    version=2,
 )
 class DeanController(Steady):
     """Sets the strength of every term, and of every pruned layer where a sparsifier listens.

@@ -140,13 +140,16 @@ def build_terms(
             seen = {one: observed[one].shape for one in spots_of(place.teacher)}
             own = {one: student[one] for one in spots_of(place.student)}
             adapter: nn.Module | None
-            if entry.match == "exit" and place.student != LOGITS:
-                adapter = _exit(school.network, teacher, own, images_BCHW, exits[loss.teacher])
-            else:
-                adapter = _joined(entry, place, [*own.values()], [*seen.values()])
             function = bound
-            if entry.build is not None:
-                function = bound(next(iter(own.values())), next(iter(seen.values())))
+            try:
+                if entry.match == "exit" and place.student != LOGITS:
+                    adapter = _exit(school.network, teacher, own, images_BCHW, exits[loss.teacher])
+                else:
+                    adapter = _joined(entry, place, [*own.values()], [*seen.values()])
+                if entry.build is not None:
+                    function = bound(next(iter(own.values())), next(iter(seen.values())))
+            except ConfigError as error:
+                raise _with_shapes(error, own, seen) from None
             term = Term(
                 name=f"{entry.name}{place.name}{whose}",
                 loss=function,
@@ -247,6 +250,20 @@ def _joined(
         )
     match = "shape" if entry.match in ("classes", "exit") else entry.match
     return join(own[0], seen[0], match, str(place.student))
+
+
+def _with_shapes(
+    error: ConfigError, own: Mapping[str, torch.Size], seen: Mapping[str, torch.Size]
+) -> ConfigError:
+    """The error with both features, where it speaks of one of them."""
+    shapes = [str(_axes(shape)) for side in (own, seen) for shape in side.values()]
+    if all(shape in str(error) for shape in shapes):
+        return error
+    ours, theirs = (
+        ", ".join(f"{spot} gives {_axes(shape)}" for spot, shape in side.items())
+        for side in (own, seen)
+    )
+    return ConfigError(f"{error} ({ours} in the student, {theirs} in the teacher)")
 
 
 def _channels(shape: torch.Size) -> int:

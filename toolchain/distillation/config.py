@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -11,6 +11,9 @@ from toolchain.distillation.teachers.config import PRETRAINED, TeacherConfig
 
 # Options of controllers that name files of earlier runs.
 FILES = ("load", "log")
+
+
+Where = Annotated[str, Field(min_length=1)]
 
 
 class DistilLoss(BaseModel):
@@ -30,8 +33,8 @@ class DistilLoss(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     loss: str
-    spot: str | tuple[str, str] = "logits"
-    student_spot: str | tuple[str, str] | None = None
+    spot: Where | tuple[Where, Where] = "logits"
+    student_spot: Where | tuple[Where, Where] | None = None
     teacher: str = PRETRAINED
     strength: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)

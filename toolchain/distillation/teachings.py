@@ -53,6 +53,14 @@ def require_teachings(recipe: Recipe) -> list[Teaching]:
     return found
 
 
+def placed(error: ConfigError, position: int, stage: StageConfig) -> ConfigError:
+    """What a stage says of its ``distil`` section, with the stage's place in front."""
+    fields = [f for f in type(stage).model_fields if isinstance(getattr(stage, f), Distil)]
+    if not fields or not str(error).startswith("distil."):
+        return error
+    return ConfigError(f"{place_of(position, stage, fields[0])}: {error}")
+
+
 def place_of(position: int, stage: StageConfig, field: str) -> str:
     """Where a recipe distils, for messages."""
     where = f"stages[{position}] ({stage.stage})"

@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from deploy.errors import CompressDeployError, StorageError
+from deploy.errors import CompressDeployError, ConfigError, StorageError
 from toolchain.runs.lock import SCRATCH, KeyLock, remove_dead_scratch
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ class Stage(Protocol):
     """A step of the chain: a frozen pydantic model of JSON values with one method.
 
     A stage may define ``fingerprint(ctx) -> str`` for what its bytes depend on besides the recipe,
-    e.g. the hash of a checkpoint file. Its folder name is the field ``stage``.
+    e.g. the hash of a checkpoint file, and ``explain(error, position) -> ConfigError`` that says where in
+    the recipe an error lies. Its folder name is the field ``stage``.
 
     Attributes:
         uses: Sections of the recipe that it reads.
@@ -206,7 +207,11 @@ def run_stages(
     for number, stage in enumerate(recipe.stages, 1):
         heading = progress.stage(stage.stage, number, len(recipe.stages)) if progress else None
         with heading or nullcontext():
-            artifact = ctx.apply(stage, artifact)
+            try:
+                artifact = ctx.apply(stage, artifact)
+            except ConfigError as error:
+                explain = getattr(stage, "explain", None)
+                raise (error if explain is None else explain(error, number - 1)) from error
     return artifact
 
 

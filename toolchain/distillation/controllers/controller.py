@@ -119,6 +119,7 @@ class ControllerEntry:
         inner_spots: Whether it decides at spots inside both networks, and so needs a loss at one.
         require: ``require(options, samples)`` refuses, with all options given, a held-out part of too few
             samples.
+        version: Counted up when it trains another student with the same options.
     """
 
     name: str
@@ -128,6 +129,7 @@ class ControllerEntry:
     held_out: bool = False
     inner_spots: bool = False
     require: Callable[[Mapping[str, Any], int], None] | None = None
+    version: int = 1
 
     @property
     def options(self) -> dict[str, Any]:
@@ -195,11 +197,12 @@ def controller(
     held_out: bool = False,
     inner_spots: bool = False,
     require: Callable[[Mapping[str, Any], int], None] | None = None,
+    version: int = 1,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a controller under ``name``; a name that is taken is refused."""
 
     def register(build: Callable[..., Any]) -> Callable[..., Any]:
-        entry = ControllerEntry(name, build, about, source, held_out, inner_spots, require)
+        entry = ControllerEntry(name, build, about, source, held_out, inner_spots, require, version)
         CONTROLLERS.add(name, entry)
         return build
 

@@ -41,6 +41,7 @@ class LossEntry:
         default_strength: The weight that is customary in the literature; shown, never applied silently.
         build: ``build(student_shape, teacher_shape, **options)``, a subclass of ``nn.Module`` whose
             ``forward(student, teacher)`` gives the scalar; None for a plain function.
+        version: Counted up when it trains another student with the same options.
     """
 
     name: str
@@ -50,6 +51,7 @@ class LossEntry:
     equation: str = ""
     default_strength: float | None = None
     build: type[nn.Module] | None = None
+    version: int = 1
 
     def __post_init__(self) -> None:
         if (self.function is None) == (self.build is None):
@@ -112,13 +114,14 @@ def distillation_loss(
     source: str,
     equation: str = "",
     default_strength: float | None = None,
+    version: int = 1,
 ) -> Callable[[Loss], Loss]:
     """Register a function or a module class under ``name``; a name that is taken is refused."""
 
     def register(loss: Loss) -> Loss:
         plain = None if isinstance(loss, type) else loss
         module = loss if isinstance(loss, type) else None
-        entry = LossEntry(name, plain, match, source, equation, default_strength, module)
+        entry = LossEntry(name, plain, match, source, equation, default_strength, module, version)
         LOSSES.add(name, entry)
         return loss
 

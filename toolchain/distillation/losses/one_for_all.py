@@ -29,6 +29,7 @@ from toolchain.distillation.options import Positive
     source="Hao, Guo, Han, Tang, Hu, Wang, Xu 2023",
     equation="-Σ_c [(p_c + m_c)^γ - m_c] log q_c, m one-hot at the label",
     default_strength=1.0,
+    version=2,
 )
 @full_precision
 def ofa(

@@ -49,6 +49,7 @@ GAMMA: Mapping[str, float] = {"at": 2.0, "vid": 2.0, "rkd": 2.0}
     "inner spots",
     source="Song, Chen, Ye, Song 2022, IEEE TIP 31, arXiv 2205.02399",
     inner_spots=True,
+    version=2,
 )
 class SpotAdaptive(Steady):
     """Decides for every sample at which spots it is distilled; strengths stay the recipe's.
