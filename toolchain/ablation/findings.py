@@ -15,6 +15,9 @@ from toolchain.ablation.variants import Variant
 from toolchain.ablation.workers import Failure
 
 DEAN, FIXED, FALLBACK = "dean", "fixed", "dean.fallback"
+DISTILLED, LOGITS = "distilled.", "logits"
+# A policy that leaves out fewer samples than this decides nothing that could be measured.
+HARDLY = 0.01
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Ablation:
         remedy = "shorten probe_every or train longer"
         for name in (variant.name for variant in self.variants):
             found = self._never(name)
-            runs = f"{len(found)} run{'' if len(found) == 1 else 's'}"
+            runs = _runs(len(found))
             still = sum(MOVED in one for one in found)
             if still:
                 yield (
@@ -83,6 +86,39 @@ class Ablation:
                     f"{name}: too few probes to judge the dean's signal in {untested} of {runs}: its "
                     f"strengths were neither trusted nor found to be noise; {remedy}."
                 )
+
+    def _spots(self) -> Iterator[str]:
+        """Where a policy left samples out: at shallow spots, as its authors saw, or hardly anywhere."""
+        for name in (variant.name for variant in self.variants):
+            runs = [
+                {
+                    key.removeprefix(DISTILLED): 1 - course.mean
+                    for key, course in outcome.trained[-1].trail.items()
+                    if key.startswith(DISTILLED)
+                }
+                for outcome in self.of(name)
+                if outcome.trained
+            ]
+            runs = [left_out for left_out in runs if left_out]
+            if not runs:
+                continue
+            most = max(max(left_out.values()) for left_out in runs)
+            if most < HARDLY:
+                yield (
+                    f"{name}: at most {most:.2%} of the samples were left out at any spot, so this was all "
+                    "but fixed strength; with controller_options {homo: false} the policy starts undecided."
+                )
+                continue
+            inner = [spot for spot in runs[0] if spot != LOGITS]
+            if len(inner) < 2:
+                continue
+            first, last = inner[0], inner[-1]
+            more = sum(left_out[first] > left_out[last] for left_out in runs)
+            shares = (fmean(left_out[spot] for left_out in runs) for spot in (first, last))
+            yield (
+                f"{name}: {{:.1%}} of the samples were left out at {first}, the first spot, and {{:.1%}} at "
+                f"{last}, the last before the logits; more at the first in {more} of {_runs(len(runs))}."
+            ).format(*shares)
 
     @property
     def missing(self) -> int:
@@ -124,19 +160,17 @@ class Ablation:
                     "the recipe's strengths."
                 )
         said += self._idle()
-        for name in (variant.name for variant in self.variants):
-            shares = [c for key, c in self.course(name).items() if key.startswith("distilled.")]
-            if shares and all(min(course) >= 1.0 for course in shares):
-                said.append(
-                    f"{name}: no sample was left out at any spot, so this was fixed strength; with "
-                    "controller_options {homo: false} the policy starts undecided."
-                )
+        said += self._spots()
         said += [f"FAILED {one.variant}, seed {one.seed}: {one.reason}" for one in self.failures]
         if self.missing:
             said.append(
                 f"{self.missing} of {len(self.variants) * len(self.seeds)} runs are missing."
             )
         return said
+
+
+def _runs(number: int) -> str:
+    return f"{number} run{'' if number == 1 else 's'}"
 
 
 def _no_better(one: Paired) -> str:

@@ -35,12 +35,19 @@ class Correlation:
 
     @property
     def finding(self) -> str:
-        """``grows``, ``falls``, or that neither can be shown: at 5 %, and by the interval where one is."""
-        if math.isnan(self.rho) or self.p > 0.05:
+        """``grows``, ``falls``, or that neither can be shown: at 5 %, and by the interval where one is.
+
+        Fewer than five have no order that chance would not give in one of twelve; where the interval says
+        that theirs is no noise, that is said of these alone.
+        """
+        if math.isnan(self.rho):
             return "no trend can be shown"
         if self.interval is not None and self.interval[0] <= 0 <= self.interval[1]:
             return "no trend can be shown"
-        return "grows" if self.rho > 0 else "falls"
+        direction = "grows" if self.rho > 0 else "falls"
+        if self.interval is not None and 2 / math.factorial(self.n) > 0.05:
+            return f"{direction} over these {self.n}, which are too few to speak of others"
+        return direction if self.p <= 0.05 else "no trend can be shown"
 
 
 def ranks(values_L: np.ndarray) -> np.ndarray:

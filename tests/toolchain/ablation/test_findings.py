@@ -47,6 +47,31 @@ def grid(make: Make, points: dict[str, list[float]], **more: Any) -> list[Outcom
     ]
 
 
+def test_where_a_policy_left_samples_out_is_said(outcome: Make) -> None:
+    def trail(*shares: float) -> dict[str, Course]:
+        spots = ("layer1", "layer2", "layer3", "logits")
+        return {f"distilled.{s}": Course(1.0, x, x) for s, x in zip(spots, shares, strict=True)}
+
+    runs = [
+        outcome("sure", 0, 90.0, trail=trail(1.0, 0.9999, 1.0, 0.9995)),
+        outcome("sure", 1, 90.0, trail=trail(1.0, 1.0, 0.993, 1.0)),
+        outcome("undecided", 0, 90.0, trail=trail(0.7, 0.8, 0.9, 0.5)),
+        outcome("undecided", 1, 90.0, trail=trail(0.9, 0.8, 0.8, 0.5)),
+        outcome("undecided", 2, 90.0, trail=trail(0.6, 0.8, 0.7, 0.5)),
+        outcome("fixed", 0, 90.0),
+    ]
+    lines = said(ablation(runs)).split("\n")
+    assert (
+        "sure: at most 0.70% of the samples were left out at any spot, so this was all but fixed strength; "
+        "with controller_options {homo: false} the policy starts undecided."
+    ) in lines
+    assert (
+        "undecided: 26.7% of the samples were left out at layer1, the first spot, and 20.0% at layer3, the "
+        "last before the logits; more at the first in 2 of 3 runs."
+    ) in lines
+    assert not any(line.startswith("fixed:") for line in lines)
+
+
 def test_equal_budgets_are_said_in_one_sentence(outcome: Make) -> None:
     found = ablation(grid(outcome, {"fixed": [90.0, 91.0, 90.5], "none": [89.0, 90.5, 89.9]}))
     assert found.sentences()[0] == (

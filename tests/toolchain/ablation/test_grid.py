@@ -93,7 +93,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(quarters: Path, tmp_p
     )
     result = ablate(quarters, tmp_path, "--variants", file, "--seeds", 1)
     assert result.exit_code == 1
-    assert "FAILED odd, seed 0: distil.losses (kl).spot" in result.stdout
+    assert "FAILED odd, seed 0: stages[3] (recover): distil.losses (kl).spot" in result.stdout
     assert "FAILED wild, seed 0: " in result.stdout
     assert "One seed each" not in result.stdout  # there is nothing to compare with
     assert list(numbers(tmp_path)) == ["none"]
@@ -191,7 +191,7 @@ def test_several_processes_give_what_one_gives(quarters: Path, tmp_path: Path) -
         out = tmp_path / f"runs{jobs}"
         result = ablate(quarters, out, "--variants", file, "--seeds", 1, "--jobs", jobs)
         assert result.exit_code == 1
-        assert "FAILED odd, seed 0: distil.losses (kl).spot" in result.stdout
+        assert "FAILED odd, seed 0: stages[3] (recover): distil.losses (kl).spot" in result.stdout
         results[jobs] = numbers(out)
     assert results[1] == results[2]
     logs = sorted(path.name for path in (tmp_path / "runs2" / workers.LOGS).iterdir())

@@ -73,3 +73,15 @@ def test_a_trend_has_to_hold_over_layers_and_over_probes(
     p: float, interval: tuple[float, float] | None, finding: str
 ) -> None:
     assert Correlation(0.5, p, interval, 26).finding == finding
+
+
+@pytest.mark.parametrize(("sign", "direction"), [(1.0, "grows"), (-1.0, "falls")])
+def test_four_in_a_certain_order_are_said_to_be_few(sign: float, direction: str) -> None:
+    """No order of four is rarer than 2 in 24, so the p-value alone could never show anything."""
+    noise = 0.01 * np.random.default_rng(0).normal(size=(4, 8))
+    found = correlate(np.arange(4.0), sign * np.arange(4.0)[:, None] + noise)
+    assert found.p == pytest.approx(2 / 24)
+    assert found.finding == f"{direction} over these 4, which are too few to speak of others"
+    unsure = Correlation(sign, 2 / 24, (-0.2, 1.0), 4)
+    assert unsure.finding == "no trend can be shown"
+    assert Correlation(sign, 2 / 120, None, 5).finding == direction
