@@ -10,9 +10,9 @@ from typing import Any
 from toolchain.ablation.budget import findings, unequal_sizes
 from toolchain.ablation.outcome import Outcome
 from toolchain.ablation.paired import Paired, paired
-from toolchain.ablation.training_logs import JUDGED, MOVED, Course, never
 from toolchain.ablation.variants import Variant
 from toolchain.ablation.workers import Failure
+from toolchain.runs.training_logs import JUDGED, MOVED, Course, never
 
 DEAN, FIXED, FALLBACK = "dean", "fixed", "dean.fallback"
 DISTILLED, LOGITS = "distilled.", "logits"

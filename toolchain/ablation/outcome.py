@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.errors import ConfigError
 from deploy.whole_file import write_whole
-from toolchain.ablation.training_logs import Trained, record_of, trained
 from toolchain.runs.artifacts import Artifact, RunContext, run_stages
+from toolchain.runs.training_logs import Trained, record_of, trained
 
 if TYPE_CHECKING:
     from toolchain.recipe.schema import Recipe

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.statistics.student_t import mean_interval
-from toolchain.ablation.training_logs import JUDGED, MOVED
 from toolchain.analysis.probing import Probed, samples
 from toolchain.analysis.rank_correlation import Correlation, correlate
 from toolchain.analysis.sparsities import Damage
+from toolchain.runs.training_logs import JUDGED, MOVED
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def sentences(
 ) -> list[str]:
     """What was seen, one sentence a claim and time.
 
-    ``never`` says by controller what it never did (``toolchain.ablation.training_logs.never``): where no
+    ``never`` says by controller what it never did (``toolchain.runs.training_logs.never``): where no
     strength moved there is nothing to compare.
     """
     said = []

@@ -77,10 +77,10 @@ class Analyze(StageModel):
             probed_part = hold_out(student.data, self.aside, ctx.seed)[0].train
             school = replace(school, probe=draw(student, probed_part, "probe", trained=False))
 
-        from toolchain.ablation.training_logs import never, trail_of
         from toolchain.analysis.page import write
         from toolchain.analysis.probing import probe, samples
         from toolchain.analysis.watching import Watched
+        from toolchain.runs.training_logs import never, trail_of
 
         # Of few images smaller batches: an interval needs several, and none that repeats another.
         size = min(self.probe_size, max(SMALLEST_PROBE, len(probed_part) // LEAST_PROBES))

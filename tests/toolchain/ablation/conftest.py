@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from toolchain.ablation.outcome import AS_TRAINED, Outcome
-from toolchain.ablation.training_logs import Course, Trained
+from toolchain.runs.training_logs import Course, Trained
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from toolchain.ablation.findings import Ablation
 from toolchain.ablation.outcome import Outcome
 from toolchain.ablation.table import HEAD, markdown, rows
-from toolchain.ablation.training_logs import Course
 from toolchain.ablation.variants import Variant
 from toolchain.ablation.workers import Failure
+from toolchain.runs.training_logs import Course
 
 Make = Callable[..., Outcome]
 

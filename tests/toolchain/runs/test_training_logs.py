@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from toolchain.ablation.training_logs import Course, never, trail_of, trained
 from toolchain.runs.artifacts import Artifact
+from toolchain.runs.training_logs import Course, never, trail_of, trained
 
 
 def artifact(folder: Path, rows: list[dict[str, Any]] | None) -> Artifact:
