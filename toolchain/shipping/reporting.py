@@ -19,6 +19,7 @@ from deploy.bundle import Bundle
 from deploy.sessions.ort import OrtCpuSession
 from toolchain.recipe.files import portable
 from toolchain.runs.artifacts import installed_versions
+from toolchain.runs.training_logs import JUDGED, MOVED, never, trail_of
 from toolchain.shipping.exporting import BUNDLE, numpy_batches
 from toolchain.student import data_of
 
@@ -82,7 +83,10 @@ def report(config: Report, source: Artifact, out: Path, ctx: RunContext) -> dict
             for record, setting in zip(reversed(stages), settings, strict=False)  # not this one
         ],
         environment=environment.record(),
-        notes=json.loads((source.root / "notes.json").read_text()),
+        notes=[
+            *json.loads((source.root / "notes.json").read_text()),
+            *(note for made in reversed([*source.lineage()]) for note in notes_on_teaching(made)),
+        ],
         method=[
             f"top-1: the files as shipped, on the {len(data.test)} test images, which nothing before "
             "this stage has read",
@@ -108,6 +112,24 @@ def _other_targets(recipe: Recipe) -> list[str]:
     return [
         f"the student's numbers are those of its graph for ort-cpu; {', '.join(others)}: see bundle"
     ]
+
+
+def notes_on_teaching(artifact: Artifact) -> list[str]:
+    """What a reader has to know of a dean that set a stage's strengths, or did not."""
+    notes = []
+    for log in sorted(artifact.root.glob("*.metrics.jsonl")):
+        trail = trail_of(log)
+        fallback, left_out = trail.get("dean.fallback"), never(trail)
+        if fallback is not None and fallback.mean > 0:
+            notes.append(
+                f"{artifact.stage}: the dean's signal was noise in {fallback.mean:.0%} of the steps, which "
+                "had the recipe's strengths"
+            )
+        if MOVED in left_out:
+            notes.append(f"{artifact.stage}: the dean never moved a strength from the recipe's")
+        elif JUDGED in left_out:
+            notes.append(f"{artifact.stage}: too few probes to judge the dean's signal")
+    return notes
 
 
 def _last_measured(artifact: Artifact) -> Mapping[str, float]:

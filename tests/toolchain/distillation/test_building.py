@@ -63,3 +63,18 @@ def test_exits_that_are_listed_one_by_one_are_those_of_a_pattern() -> None:
     assert len(found["ofa@layer1"]) > len(found["ofa@layer2"]) > len(found["ofa@layer3"])
     assert found["ofa@layer3:other"] == found["ofa@layer3"]  # another teacher's only one
     assert sizes("layer3", "layer1", "layer2") == found
+
+
+@pytest.mark.parametrize(("ours", "theirs", "width"), [(4, 8, 32), (8, 4, 32), (4, 4, 16)])
+def test_an_exit_of_maps_is_as_wide_as_the_wider_network(
+    ours: int, theirs: int, width: int
+) -> None:
+    """At its end, where a CIFAR ResNet has four times its first channels (Hao et al. 2023, code)."""
+    precision = choose_precision("float32", "cpu")
+    school = School(cifar_resnet(depth=8, width=ours), precision)
+    teachers = {"pretrained": FrozenTeacher(cifar_resnet(depth=8, width=theirs), precision)}
+    loss = DistilLoss(loss="ofa", student_spot="layer1")
+    ((term, _),) = build_terms(school, teachers, [loss], torch.randn(2, 3, 16, 16))
+    assert term.adapter is not None
+    *_, linear = term.adapter.modules()
+    assert isinstance(linear, nn.Linear) and linear.in_features == width

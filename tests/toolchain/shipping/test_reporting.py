@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper
 
 from deploy.bundle import write_bundle
 from deploy.errors import DataError, DeviceError, VerificationError
+from toolchain.runs.artifacts import Artifact
 from toolchain.shipping import reporting
 from toolchain.shipping.exporting import BUNDLE
 from toolchain.stages import Report
@@ -75,3 +77,35 @@ def test_every_session_is_closed_wherever_it_fails(
     with pytest.raises(type(error)):
         reporting.report(Report(), source, tmp_path / "out", ctx)
     assert list(sessions.values()) == [False] * opened
+
+
+@pytest.mark.parametrize(
+    ("steps", "notes"),
+    [
+        ([{"dean.fallback": 0.0, "dean.moved": 1.0, "dean.judged": 1.0}], []),
+        (
+            [
+                {"dean.fallback": 0.0, "dean.moved": 1.0, "dean.judged": 1.0},
+                {"dean.fallback": 1.0, "dean.moved": 1.0, "dean.judged": 1.0},
+            ],
+            ["the dean's signal was noise in 50% of the steps, which had the recipe's strengths"],
+        ),
+        (
+            [{"dean.fallback": 0.0, "dean.moved": 0.0, "dean.judged": 0.0}],
+            ["the dean never moved a strength from the recipe's"],
+        ),
+        (
+            [{"dean.fallback": 0.0, "dean.moved": 1.0, "dean.judged": 0.0}],
+            ["too few probes to judge the dean's signal"],
+        ),
+        ([{"strength.kl": 0.5}], []),
+    ],
+)
+def test_a_reader_is_told_of_a_dean_that_was_not_to_be_trusted(
+    steps: list[dict[str, float]], notes: list[str], tmp_path: Path
+) -> None:
+    rows = [{"kind": "trail", "step": n, **numbers} for n, numbers in enumerate(steps, 1)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "training.metrics.jsonl").write_text(lines)
+    made = Artifact(tmp_path, "k", "recover", {})
+    assert reporting.notes_on_teaching(made) == [f"recover: {note}" for note in notes]
