@@ -166,5 +166,7 @@ def _accepted(node: Node, schema: Node) -> str:
         return "a path"
     if "pattern" in node:
         return f"text that matches {node['pattern']}"
+    if node.get("minLength"):
+        return "text that is not empty"
     bounds = " and ".join(word.format(node[key]) for key, word in _BOUNDS.items() if key in node)
     return " ".join(filter(None, (_TYPES.get(node.get("type", ""), "a value"), bounds)))

@@ -103,6 +103,10 @@ def test_a_recipe_never_changes(write: Write) -> None:
             ["stages: static_int8 and target tensorrt-fp16 given", "for ort-cpu and tensorrt"],
         ),
         (MINIMAL + "stages: []", ["stages: [] given", "at least 1"]),
+        (
+            MINIMAL + "stages: [{stage: recover, distil: {losses: [{loss: at, spot: ''}]}}]",
+            ['losses[0].spot: "" given; accepted: text that is not empty, or a list of 2'],
+        ),
         (MINIMAL + "stages: [3]", ["stages[0]: 3 given", "a mapping with stage: "]),
         (MINIMAL + "stages: [{}]", ["stages[0].stage: required", "accepted: "]),
         (MINIMAL.replace("digits", "digit"), ["data.kind", "did you mean 'digits'?"]),
