@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ from toolchain.runs.artifacts import installed_versions
 from toolchain.student import data_of
 from toolchain.training.evaluation import predict_logits
 from toolchain.training.precision import Precision
+from toolchain.training.progress import duration
 
 if TYPE_CHECKING:
     from toolchain.runs.artifacts import Artifact, RunContext
@@ -173,6 +176,16 @@ def prove_graph(
     return TargetGraph(target, path, student, grid, importer, tuple(notes))
 
 
+def _proved(name: str, proof: TargetGraph, times: Sequence[float]) -> str:
+    """A line on a file, ``times`` being before it was written, after that, and after it was proved."""
+    written_s, proved_s = (after - before for before, after in pairwise(times))
+    return (
+        f"{name}: {proof.path.stat().st_size:,} bytes, written in {duration(written_s)}; "
+        f"{proof.student.decisions:.2%} of {proof.student.rows:,} decisions are the network's, proved in "
+        f"{duration(proved_s)}"
+    )
+
+
 def _shown_to_importer(target: Target, path: Path) -> tuple[dict[str, Any], str | None]:
     from deploy.engines.importer import import_onnx
 
@@ -209,11 +222,16 @@ def export(config: Export, source: Artifact, out: Path, ctx: RunContext) -> dict
     work = ctx.scratch("onnx")
     checkpoint.save(student, spec, work / STUDENT)
     facts = {"producer": "compress-deploy", "recipe": recipe.name}
+    times = [time.monotonic()]
     teacher_onnx = write_graph(teacher, "ort-cpu", example, work / "teacher.onnx", facts)
+    times.append(time.monotonic())
     proofs = {"teacher": prove_graph(teacher, teacher_spec, "ort-cpu", teacher_onnx, samples)}
+    ctx.say(_proved("teacher", proofs["teacher"], [*times, time.monotonic()]))
     targets: dict[Target, None] = dict.fromkeys(("ort-cpu", *recipe.targets))
     for target in targets:
+        times = [time.monotonic()]
         path = write_graph(student, target, example, work / f"{target}.onnx", facts)
+        times.append(time.monotonic())
         if config.static_int8 is None:
             proofs[target] = prove_graph(student, spec, target, path, samples)
         else:
@@ -221,6 +239,7 @@ def export(config: Export, source: Artifact, out: Path, ctx: RunContext) -> dict
             proofs[target] = statically_quantized(
                 config, samples.predict(student), target, path, quantized, data, ctx.seed
             )
+        ctx.say(_proved(target, proofs[target], [*times, time.monotonic()]))
     files: dict[str, Path] = {target: proofs[target].path for target in targets}
     kernels = kernel_report(files["ort-cpu"])
     if spec.quantization is None and config.static_int8 is None:  # one reason for all of them

@@ -209,6 +209,19 @@ def test_a_graph_that_the_importer_refuses_is_not_written(
     assert (run / "bundle" / MANIFEST).read_bytes() == before
 
 
+def test_every_file_is_said_with_its_size_times_and_decisions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_recipe(recipe(tmp_path, target=["ort-cpu", "tensorrt"]), out=tmp_path, allow_missed=True)
+    said = capsys.readouterr().err.splitlines()
+    bundle = Bundle.open(next(tmp_path.glob("noise-*")) / "bundle")
+    files = {name: bundle.model_path(name) for name in ("ort-cpu", "tensorrt")}
+    for name, path in {"teacher": bundle.folder / "teacher.onnx", **files}.items():
+        start = f"{name}: {path.stat().st_size:,} bytes, written in "
+        (line,) = (line for line in said if line.startswith(start))
+        assert "100.00% of 8 decisions are the network's, proved in " in line
+
+
 def test_an_absent_importer_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from deploy.engines import importer
 
