@@ -280,8 +280,6 @@ def export(config: Export, source: Artifact, out: Path, ctx: RunContext) -> dict
         },
     )
     (out / "notes.json").write_text(json.dumps(notes))
-    for target in targets:
-        ctx.say(f"{target}: {proofs[target].student.decisions:.2%} of decisions equal torch's")
     ctx.say(
         f"ort-cpu: {len(kernels.integer)} layers on integer kernels, "
         f"{len(kernels.float)} on float ones"
