@@ -36,9 +36,12 @@ def analyze_recipe(
     spots: str | None,
     controllers: Sequence[str] = (),
     out: Path,
+    command: str = "",
     progress: Progress,
 ) -> tuple[Analysis, Path]:
     """Measure what the recipe's teaching stage is given; returns that and the folder with the pages.
+
+    ``command`` is what the page says it was written by.
 
     With ``controllers`` the training is repeated under each, from the same network, for as many steps, and
     looked at on the same probe batches, of images that all of them train on.
@@ -103,14 +106,14 @@ def analyze_recipe(
         for name, artifact in made.items():
             place_in = scratch if name == FIXED else scratch / name
             shutil.copytree(artifact.root, place_in, ignore=shutil.ignore_patterns("artifact.json"))
-        if len(made) > 1:
-            others = {name: read(scratch / name) for name in made if name != FIXED}
-            told = replace(
-                read(scratch),
-                others={name: other.seen for name, other in others.items()},
-                others_never={name: other.never for name, other in others.items() if other.never},
-            )
-            write(told, scratch)
+        others = {name: read(scratch / name) for name in made if name != FIXED}
+        told = replace(
+            read(scratch),
+            command=command,
+            others={name: other.seen for name, other in others.items()},
+            others_never={name: other.never for name, other in others.items() if other.never},
+        )
+        write(told, scratch)
         scratch.rename(folder)
     return read(folder), folder
 

@@ -88,6 +88,7 @@ def markdown(analysis: Analysis, environment: Mapping[str, Any]) -> str:
         "their gradients, so they say less than as many independent ones",
         f"hardware: {hardware(record)}",
         f"versions: {versions(record)}",
+        *([f"written by: `{analysis.command}`"] if analysis.command else []),
     ]
     drawn = {
         "Distillability by layer": DISTILLABILITY,

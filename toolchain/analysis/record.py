@@ -30,6 +30,7 @@ class Analysis:
             their names; ``seen`` is at fixed strength.
         never: What a dean of this training never did: ``moved`` a strength, was ``judged``.
         others_never: Likewise in the other trainings, by their controllers.
+        command: That made it; empty where nobody said.
     """
 
     recipe: str
@@ -45,6 +46,7 @@ class Analysis:
     others: Mapping[str, Sequence[Probed]] = field(default_factory=dict)
     never: Sequence[str] = ()
     others_never: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    command: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -66,6 +68,7 @@ class Analysis:
             },
             "never": list(self.never),
             "others_never": {name: list(what) for name, what in self.others_never.items()},
+            "command": self.command,
             "shows": self.sentences(),
         }
 
@@ -101,6 +104,7 @@ class Analysis:
             },
             never=record.get("never", ()),
             others_never=record.get("others_never", {}),
+            command=record.get("command", ""),
             sparsability={
                 when: [Damage.from_dict(one) for one in found]
                 for when, found in record["sparsability"].items()

@@ -91,6 +91,7 @@ def ablate(
     compared = making.baselines(chosen, words(baseline))
 
     from toolchain.ablation.grid import check_seeds, jobs_of, run_grid, show
+    from toolchain.runs.markdown import shown_command
     from toolchain.training.progress import Progress
 
     progress = Progress(plain=True if plain else None, quiet=quiet)
@@ -102,39 +103,21 @@ def ablate(
         at_once=jobs,
         out=out,
         table=table,
-        command=_command(
-            recipe, controllers or (None if variants else CONTROLLERS), variants, only, seeds,
-            baseline, jobs, overrides, table,
+        command=shown_command(
+            "ablate",
+            [recipe],
+            {
+                "--controllers": controllers or (None if variants else CONTROLLERS),
+                "--variants": variants,
+                "--only": only,
+                "--seeds": seeds,
+                "--baseline": baseline,
+                "--jobs": jobs,
+            },
+            overrides or (),
+            {"--table": table},
         ),
         progress=progress,
-    )  # fmt: skip
+    )
     show(ablation)
     raise typer.Exit(1 if ablation.failures else 0)
-
-
-def _command(
-    recipe: Path,
-    controllers: str | None,
-    variants: Path | None,
-    only: str | None,
-    seeds: int,
-    baseline: str | None,
-    jobs: int,
-    overrides: list[str] | None,
-    table: Path | None,
-) -> str:
-    """The command as a reader elsewhere can repeat it: paths without their folders."""
-    import shlex
-
-    from toolchain.runs.markdown import shown_override, shown_path
-
-    said = ["compress-deploy", "ablate", shown_path(recipe)]
-    for option, value in (("--controllers", controllers), ("--variants", variants), ("--only", only),
-                          ("--seeds", seeds), ("--baseline", baseline), ("--jobs", jobs)):  # fmt: skip
-        if value is not None:
-            said += [option, shown_path(value) if isinstance(value, Path) else str(value)]
-    for override in overrides or []:
-        said += ["--set", shown_override(override)]
-    if table is not None:
-        said += ["--table", shown_path(table)]
-    return shlex.join(said)

@@ -86,6 +86,7 @@ def analyze(
 
     from toolchain.analysis.analyzing import analyze_recipe
     from toolchain.analysis.page import PAGE, show
+    from toolchain.runs.markdown import shown_command
     from toolchain.training.progress import Progress
 
     analysis, folder = analyze_recipe(
@@ -98,6 +99,20 @@ def analyze(
         spots=spots,
         controllers=words(controllers),
         out=out,
+        command=shown_command(
+            "analyze",
+            [recipe],
+            {
+                "--stage": stage,
+                "--epochs": f"{epochs:g}" if epochs else None,
+                "--every": every,
+                "--controllers": controllers,
+                "--spots": spots,
+                "--probes": probes,
+                "--images": images,
+            },
+            overrides or (),
+        ),
         progress=Progress(plain=True if plain else None, quiet=quiet),
     )
     show(analysis)

@@ -101,33 +101,14 @@ def verify(
         print(showing.as_json([(bundle.name, proofs) for bundle, proofs in proved]))
     if table is not None:
         from toolchain.proof.table import markdown
+        from toolchain.runs.markdown import shown_command
 
-        command = _command(bundles, data, overrides, target, batch, threads, table)
+        command = shown_command(
+            "verify",
+            [path.parent if path.name == "bundle" else path for path in bundles],
+            {"--data": data},
+            overrides or (),
+            {"--target": target, "--batch": batch, "--threads": threads, "--table": table},
+        )
         write_whole(table, markdown(proved, command), *TABLE)
     raise typer.Exit(0 if all(proof for _, proofs in proved for proof in proofs) else 1)
-
-
-def _command(
-    bundles: list[Path],
-    data: Path | None,
-    overrides: list[str] | None,
-    target: str | None,
-    batch: str | None,
-    threads: int | None,
-    table: Path,
-) -> str:
-    """The command as a reader elsewhere can repeat it: paths without their folders."""
-    import shlex
-
-    from toolchain.runs.markdown import shown_override, shown_path
-
-    said = ["compress-deploy", "verify"]
-    said += [shown_path(path.parent if path.name == "bundle" else path) for path in bundles]
-    if data is not None:
-        said += ["--data", shown_path(data)]
-    for override in overrides or []:
-        said += ["--set", shown_override(override)]
-    for option, value in (("--target", target), ("--batch", batch), ("--threads", threads)):
-        if value is not None:
-            said += [option, str(value)]
-    return shlex.join([*said, "--table", shown_path(table)])

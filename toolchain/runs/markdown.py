@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -49,6 +50,29 @@ def versions(record: Mapping[str, Any]) -> str:
     told = {"python": known.get("python"), **(known.get("versions") or {})}
     told |= record.get("versions") or {}
     return ", ".join(f"{n} {v}" for n, v in told.items() if v and v != "not installed")
+
+
+def shown_command(
+    verb: str,
+    places: Sequence[Path],
+    options: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    last: Mapping[str, Any] | None = None,
+) -> str:
+    """The command that made a page, as a reader elsewhere can repeat it: paths without their folders.
+
+    Args:
+        verb: Of ``compress-deploy``.
+        places: What it was given.
+        options: By their names; those that are None were not given. ``last`` come after the overrides.
+        overrides: Of ``--set``.
+    """
+    said = ["compress-deploy", verb, *map(shown_path, places)]
+    given = [*options.items(), *(("--set", shown_override(one)) for one in overrides)]
+    for option, value in (*given, *(last or {}).items()):
+        if value is not None:
+            said += [option, shown_path(value) if isinstance(value, Path) else str(value)]
+    return shlex.join(said)
 
 
 def shown_override(override: str) -> str:

@@ -78,6 +78,8 @@ def test_the_terminal_has_tables_and_what_was_seen(finished: tuple[Path, Result]
 def test_the_page_shows_its_drawings_and_they_are_svg(finished: tuple[Path, Result]) -> None:
     out, _ = finished
     page = (folder(out) / "analysis.md").read_text()
+    said = "quarters.yaml --epochs 2 --every 3 --spots 'layer*' --probes 3 --images 12"
+    assert f"- written by: `compress-deploy analyze {said}`" in page
     for name in ("distillability", "terms", "sparsability-after-training"):
         assert f"]({name}.svg)" in page
         root = ElementTree.parse(folder(out) / f"{name}.svg").getroot()
