@@ -211,7 +211,10 @@ def run_stages(
                 artifact = ctx.apply(stage, artifact)
             except ConfigError as error:
                 explain = getattr(stage, "explain", None)
-                raise (error if explain is None else explain(error, number - 1)) from error
+                explained = error if explain is None else explain(error, number - 1)
+                if explained is error:
+                    raise
+                raise explained from error
     return artifact
 
 
