@@ -177,12 +177,14 @@ def test_refuses_what_does_not_match(
 
 
 def test_a_file_in_place_of_the_folder_names_the_folder(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="ort-cpu.onnx: a file; .*; give ") as refused:
+    with pytest.raises(StorageError, match="ort-cpu.onnx: no folder; .*; give ") as refused:
         Bundle.open(bundle.model_path("ort-cpu"))
     assert str(refused.value).endswith(f"give {bundle.folder}")
     lonely = tmp_path / "lonely.onnx"
     lonely.write_bytes(b"")
-    with pytest.raises(StorageError, match="lonely.onnx: a file; .*; give the folder that a run"):
+    with pytest.raises(
+        StorageError, match="lonely.onnx: no folder; .*; give the folder that a run"
+    ):
         Bundle.open(lonely)
 
 
