@@ -27,7 +27,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ) from None
     except NotADirectoryError:
         raise StorageError(
-            f"{folder}: no folder; accepted is a bundle's folder, with its {MANIFEST}; give {_nearest(folder)}"
+            f"{folder}: no folder; accepted is a bundle's, with its {MANIFEST}; give {_nearest(folder)}"
         ) from None
     except (OSError, ValueError) as error:
         raise StorageError(f"{path}: cannot be read ({error}); copy the bundle again") from error

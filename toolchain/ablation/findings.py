@@ -12,9 +12,9 @@ from toolchain.ablation.outcome import Outcome
 from toolchain.ablation.paired import Paired, paired
 from toolchain.ablation.variants import Variant
 from toolchain.ablation.workers import Failure
-from toolchain.runs.training_logs import JUDGED, MOVED, Course, never
+from toolchain.runs.training_logs import FALLBACK, JUDGED, MOVED, Course, never
 
-DEAN, FIXED, FALLBACK = "dean", "fixed", "dean.fallback"
+DEAN, FIXED = "dean", "fixed"
 DISTILLED, LOGITS = "distilled.", "logits"
 # A policy that leaves out fewer samples than this decides nothing that could be measured.
 HARDLY = 0.01
@@ -114,11 +114,12 @@ class Ablation:
                 continue
             first, last = inner[0], inner[-1]
             more = sum(left_out[first] > left_out[last] for left_out in runs)
-            shares = (fmean(left_out[spot] for left_out in runs) for spot in (first, last))
+            shallow, deep = (fmean(left_out[spot] for left_out in runs) for spot in (first, last))
             yield (
-                f"{name}: {{:.1%}} of the samples were left out at {first}, the first spot, and {{:.1%}} at "
-                f"{last}, the last before the logits; more at the first in {more} of {_runs(len(runs))}."
-            ).format(*shares)
+                f"{name}: {shallow:.1%} of the samples were left out at {first}, the first spot, and "
+                f"{deep:.1%} at {last}, the last before the logits; more at the first in {more} of "
+                f"{_runs(len(runs))}."
+            )
 
     @property
     def missing(self) -> int:

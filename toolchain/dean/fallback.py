@@ -21,7 +21,6 @@ that ends there says so; from it on:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
@@ -99,18 +98,19 @@ class Series:
     """
 
     def __init__(self, probes: int) -> None:
-        self._recent: deque[float] = deque(maxlen=probes)
-        self._seen = list[float]()
+        self._probes, self._seen = probes, list[float]()
+
+    def __len__(self) -> int:
+        return len(self._seen)
 
     def add(self, value: float) -> None:
         """Take in one product."""
-        self._recent.append(value)
         self._seen.append(value)
 
     @property
     def learns(self) -> bool:
         """Whether the recent ones show that there is something to learn from."""
-        return margin(list(self._recent)) > 0
+        return margin(self._seen[-self._probes :]) > 0
 
     @property
     def stands(self) -> bool:
@@ -129,8 +129,6 @@ class Series:
     def load_state_dict(self, seen: Sequence[float]) -> None:
         """Restore what ``state_dict`` returned."""
         self._seen = list(seen)
-        self._recent.clear()
-        self._recent.extend(self._seen)
 
 
 class Trust:
@@ -141,12 +139,11 @@ class Trust:
     """
 
     def __init__(self, probes: int) -> None:
-        self._least, self._probes = probes, 0
+        self._least = probes
         self.halves, self.probes = Series(probes), Series(probes)
 
     def add(self, halves: float, probes: float | None) -> None:
         """Take in a probe: its halves' product, and its own with the one before; the first has none."""
-        self._probes += 1
         self.halves.add(halves)
         if probes is not None:
             self.probes.add(probes)
@@ -159,7 +156,7 @@ class Trust:
     @property
     def judged(self) -> bool:
         """Whether there are N probes: what is trusted before was never tested."""
-        return self._probes >= self._least
+        return len(self.halves) >= self._least
 
     @property
     def learns(self) -> bool:
@@ -179,4 +176,3 @@ class Trust:
         """Restore what ``state_dict`` returned."""
         self.halves.load_state_dict(state["halves"])
         self.probes.load_state_dict(state["probes"])
-        self._probes = len(state["halves"])

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from toolchain.runs.artifacts import Artifact
 
+# Of a dean: whether the recipe's strengths held because its signal was noise, 0 or 1 at every step.
+FALLBACK = "dean.fallback"
 # Of a trail, what tells a reader how a controller decided; the rest is for the log alone.
 _TELLING = (
     "strength.",
     "distilled.",
     "distillability.",
     "temperature",
-    "dean.fallback",
+    FALLBACK,
     "dean.judged",
     "dean.moved",
 )

@@ -19,7 +19,7 @@ from deploy.bundle import Bundle
 from deploy.sessions.ort import OrtCpuSession
 from toolchain.recipe.files import portable
 from toolchain.runs.artifacts import installed_versions
-from toolchain.runs.training_logs import JUDGED, MOVED, never, trail_of
+from toolchain.runs.training_logs import FALLBACK, JUDGED, MOVED, never, trail_of
 from toolchain.shipping.exporting import BUNDLE, numpy_batches
 from toolchain.student import data_of
 
@@ -119,7 +119,7 @@ def notes_on_teaching(artifact: Artifact) -> list[str]:
     notes = []
     for log in sorted(artifact.root.glob("*.metrics.jsonl")):
         trail = trail_of(log)
-        fallback, left_out = trail.get("dean.fallback"), never(trail)
+        fallback, left_out = trail.get(FALLBACK), never(trail)
         if fallback is not None and fallback.mean > 0:
             notes.append(
                 f"{artifact.stage}: the dean's signal was noise in {fallback.mean:.0%} of the steps, which "

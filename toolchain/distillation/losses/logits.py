@@ -100,8 +100,8 @@ def dist(
     """Correlations instead of equality: what a smaller student can follow of a much stronger teacher.
 
     One sample has no relation between samples: its ``intra`` part is 0. Two classes correlate at 1 or -1
-    whatever they are: there ``intra`` alone teaches. T is 1 on ImageNet and 4 on
-    CIFAR-100 in the paper; a temperature per sample [B] multiplies ``intra`` by the mean of its squares.
+    whatever they are: there ``intra`` alone teaches. T is 1 on ImageNet and 4 on CIFAR-100 in the paper; a
+    temperature per sample [B] multiplies ``intra`` by the mean of its squares.
     """
     t_B1 = per_sample(temperature, student_BC)
     q_BC, p_BC = F.softmax(student_BC / t_B1, dim=1), F.softmax(teacher_BC / t_B1, dim=1)
