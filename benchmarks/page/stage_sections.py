@@ -22,7 +22,7 @@ from benchmarks.page.blocks import (
 from benchmarks.page.charts.timeline import Bar, Timeline
 from benchmarks.page.facts import flat
 from benchmarks.page.reading import Run, mapping
-from benchmarks.page.trail_figures import fallbacks, trail_figures, untested
+from benchmarks.page.trail_figures import fallbacks, trail_figures, unmoved
 from benchmarks.page.training_figures import training_figures
 
 
@@ -56,7 +56,7 @@ def trail_section(run: Run) -> list[Section]:
     blocks: list[Block] = [Figures(figures)]
     flags = [
         *(Flag("warn", "Fallback", line) for line in fallbacks(run.logs)),
-        *(Flag("warn", "Not tested", line) for line in untested(run.logs)),
+        *(Flag("warn", "Not moved", line) for line in unmoved(run.logs)),
     ]
     if flags:
         blocks.insert(0, Flags(flags))

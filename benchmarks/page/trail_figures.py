@@ -73,7 +73,7 @@ def trail_figures(logs: Sequence[Log]) -> list[Figure]:
 
 
 def fallbacks(logs: Sequence[Log]) -> list[str]:
-    """Where a dean went back to the recipe's strengths, in a sentence for each stage."""
+    """Where all of a dean's strengths were the recipe's for want of evidence, a sentence for each stage."""
     told = []
     for log in logs:
         changes = log.trail[FALLBACK].changes if FALLBACK in log.trail else []
@@ -81,29 +81,33 @@ def fallbacks(logs: Sequence[Log]) -> list[str]:
         spans = [
             f"step {numbers.grouped(step)}{end}"
             for (step, value), end in zip(changes, [*ends, " on"])
-            if value
+            if value == 1
         ]
         if spans:
             told.append(
-                f"{log.stage}: the dean's signal was too noisy, and the recipe's strengths stood in for "
-                f"its own from {', '.join(spans)}."
+                f"{log.stage}: nothing showed that moving a strength helps, and all of the dean's were the "
+                f"recipe's from {', '.join(spans)}."
             )
     return told
 
 
-def untested(logs: Sequence[Log]) -> list[str]:
-    """Where a dean is not to be called trusted, in a sentence for each stage; older logs do not tell."""
+def unmoved(logs: Sequence[Log]) -> list[str]:
+    """Where a dean moved nothing, and why, in a sentence for each stage."""
     told = []
     for log in logs:
         idle, unjudged = (
             name in log.trail and not any(value for _, value in log.trail[name].changes)
             for name in (MOVED, JUDGED)
         )
-        if idle or unjudged:
-            said = ["it never moved a strength from the recipe's"] if idle else []
-            if unjudged:
-                said.append("there were too few probes to judge its signal")
-            told.append(f"{log.stage}, the dean: {', and '.join(said)}.")
+        if idle:
+            why = (
+                "there were too few probes to judge its signal"
+                if unjudged
+                else "its signal was noise"
+            )
+            told.append(
+                f"{log.stage}, the dean: it never moved a strength from the recipe's: {why}."
+            )
     return told
 
 

@@ -69,23 +69,20 @@ class Ablation:
         return [never(outcome.trained[-1].trail) for outcome in self.of(name) if outcome.trained]
 
     def _idle(self) -> Iterator[str]:
-        """Where a dean is not to be called trusted: it moved nothing, or nobody tested it."""
-        remedy = "shorten probe_every or train longer"
+        """Where a dean moved nothing: for want of probes, or because they were noise."""
         for name in (variant.name for variant in self.variants):
             found = self._never(name)
             runs = _runs(len(found))
             still = sum(MOVED in one for one in found)
-            if still:
-                yield (
-                    f"{name}: the dean never moved a strength in {still} of {runs}, so this was fixed "
-                    f"strength, on fewer images; {remedy}."
-                )
-            untested = sum(JUDGED in one and MOVED not in one for one in found)
-            if untested:
-                yield (
-                    f"{name}: too few probes to judge the dean's signal in {untested} of {runs}: its "
-                    f"strengths were neither trusted nor found to be noise; {remedy}."
-                )
+            if not still:
+                continue
+            why, remedy = "its signal was noise", "raise probe_size or held_out"
+            if any(JUDGED in one for one in found):
+                why, remedy = "too few probes to judge it", "shorten probe_every or train longer"
+            yield (
+                f"{name}: the dean never moved a strength in {still} of {runs} ({why}), so this was fixed "
+                f"strength, on fewer images; {remedy}."
+            )
 
     def _spots(self) -> Iterator[str]:
         """Where a policy left samples out: at shallow spots, as its authors saw, or hardly anywhere."""
@@ -157,8 +154,8 @@ class Ablation:
         for name, share in ((v.name, self.course(v.name).get(FALLBACK)) for v in self.variants):
             if share is not None and share.mean > 0:
                 said.append(
-                    f"{name}: the held-out signal was too noisy in {share.mean:.0%} of the steps, which had "
-                    "the recipe's strengths."
+                    f"{name}: {share.mean:.0%} of the strengths, in the mean over all steps, were the "
+                    "recipe's, for want of evidence that moving them helps."
                 )
         said += self._idle()
         said += self._spots()

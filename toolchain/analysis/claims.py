@@ -163,17 +163,21 @@ def sentences(
         left_out = (never or {}).get(name, ())
         found = delay(seen, other)
         if MOVED in left_out:
+            remedy = (
+                "it had too few probes; shorten probe_every or train longer"
+                if JUDGED in left_out
+                else "its signal was noise; raise probe_size or held_out"
+            )
             said.append(
-                f"Under {name} no strength ever moved from the recipe's, so there is nothing to compare; "
-                "shorten probe_every or train longer."
+                f"Under {name} no strength ever moved from the recipe's, so there is nothing to compare: "
+                f"{remedy}."
             )
         elif found is not None:
-            untested = " Its signal was never judged: too few probes." if JUDGED in left_out else ""
             said.append(
                 f"Distillability under {name} less that at fixed strength, at step {seen[-1].step:,}, mean "
                 f"over {found.n} layers: {found.more:+.3f}{_spread(found.interval)}, where it fell by "
                 f"{found.fell:.3f} at fixed strength; higher in {found.higher} of {found.n} layers: "
-                f"{found.finding}. One training each: the interval does not cover another seed.{untested}"
+                f"{found.finding}. One training each: the interval does not cover another seed."
             )
     for when, damages in sparsability.items():
         cost = sparsability_with_depth(damages)

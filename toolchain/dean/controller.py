@@ -4,9 +4,10 @@ Every K-th step, before the student's own step, on a clean probe batch of the tr
 
     1. each term's gradient and the task's, by themselves (``gradients``), reduced to the layers' state
        (``state``), whose cosines are averaged over many probes;
-    2. strengths alpha, beta from the state (``network``); these hold until the next probe;
+    2. strengths alpha, beta from the state (``network``) where their derivatives have shown to be no noise
+       (``evidence``), the recipe's elsewhere; these hold until the next probe;
     3. one step ahead with them, on samples that the student is never fitted on (``look_ahead``);
-    4. one step of the dean's Adam along the hypergradients, unless the signal is noise (``fallback``).
+    4. one step of the dean's Adam along the hypergradients that are no noise.
 
 Liu, Cao, Li, Hu, Maybank 2022, IEEE TPAMI 45(3), https://ieeexplore.ieee.org/abstract/document/9804342.
 From the abstract and the authors' account: a dean sees the state of teacher and student, and sets the
@@ -26,22 +27,24 @@ from pydantic import Field
 from torch import Tensor
 
 from deploy.errors import ConfigError
-from toolchain.dean.fallback import Scale, Trust, agreement, product
+from toolchain.dean.evidence import Evidence
 from toolchain.dean.gradients import term_gradients, trained
 from toolchain.dean.look_ahead import Ahead, look_ahead
-from toolchain.dean.network import FILE, DeanNetwork
+from toolchain.dean.network import FILE, PULL, DeanNetwork
 from toolchain.dean.state import Look, Memory, look
 from toolchain.distillation.controllers.controller import Stats, Steady, controller
 from toolchain.distillation.lessons import TASK, School
 from toolchain.distillation.options import Count, Decay, HeldOut, Positive, Weight
 
 # A probe's work, spread over the steps between two, is to stay below this share of a step's.
-PROBE_SHARE = 0.08
+PROBE_SHARE = 0.15
 USUAL_BATCH = 128
 # A factor's range has to hold the recipe's strength.
 AboveOne = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 # So many steps at least does a running mean of the cosines look back.
 LOOK_BACK_STEPS = 50
+# N, and over how many probes derivatives are scaled where no evidence is asked for.
+WINDOW = 6
 # Of a factor on the recipe's strength: with keep_sum it is divided by what it is multiplied with.
 UNMOVED = 1e-5
 
@@ -56,7 +59,7 @@ def require_held_out(options: Mapping[str, Any], samples: int) -> None:
     if samples < size and not options["frozen"]:
         raise ConfigError(
             f"distil.controller_options.held_out: {samples} samples for the dean; accepted are at least "
-            f"{size}, two halves of probe_size {size}; hold out more, or probe less"
+            f"{size}, a batch of probe_size {size}; hold out more, or probe less"
         )
 
 
@@ -66,7 +69,7 @@ def require_held_out(options: Mapping[str, Any], samples: int) -> None:
     source="DDSL: Liu et al. 2022, TPAMI 45(3); a reconstruction",
     held_out=True,
     require=require_held_out,
-    version=2,
+    version=3,
 )
 class DeanController(Steady):
     """Sets the strength of every term, and of every pruned layer where a sparsifier listens.
@@ -75,7 +78,7 @@ class DeanController(Steady):
         school: With held-out and probe batches.
         held_out: Share of the training part that the student is not fitted on in this stage; under a
             dean in earlier stages too, with the same seed, it is the same share.
-        probe_every: K; default from the number of terms, so that probes cost about 8% of the training.
+        probe_every: K; default from the number of terms, so that probes cost 15% of the training at most.
         probe_size: Samples of a probe batch, and of a held-out batch.
         lr: Learning rate of the dean's Adam, per probe.
         look_ahead: eta, the learning rate of the step ahead.
@@ -85,7 +88,8 @@ class DeanController(Steady):
             and 50 steps.
         keep_sum: Divide the distillation strengths so that their sum stays the recipe's: then the dean
             decides who teaches, and not how fast the student learns.
-        trust_probes: N of the fallback's test; 0 trusts always.
+        trust_probes: N: a strength stays the recipe's until its derivative is shown to be no noise, over
+            the last N probes or over all, N at least; 0 asks for no evidence.
         frozen: Replay a dean that was trained before: no look ahead, no learning. The held-out share stays
             unused, as it was where the dean learned: equal data and steps.
         load: Its file, or where to start learning from.
@@ -101,13 +105,13 @@ class DeanController(Steady):
         held_out: HeldOut = 0.1,
         probe_every: Count | None = None,
         probe_size: Annotated[int, Field(ge=4)] = 128,
-        lr: Weight = 3e-3,
+        lr: Weight = 0.01,
         look_ahead: Positive = 0.01,
         alpha_max: AboveOne = 2.0,
         beta_max: AboveOne = 2.0,
         ema: Decay | None = None,
         keep_sum: bool = False,
-        trust_probes: Annotated[int, Field(ge=2)] | Literal[0] = 20,
+        trust_probes: Annotated[int, Field(ge=2)] | Literal[0] = WINDOW,
         frozen: bool = False,
         load: str | Path | None = None,
     ) -> None:
@@ -122,7 +126,7 @@ class DeanController(Steady):
                 "because it has nothing else to set; add one, or take the controller fixed"
             )
         self._school, self._size, self._rate = school, probe_size, look_ahead
-        self._keep_sum, self._frozen, self._trusts = keep_sum, frozen, trust_probes > 0
+        self._keep_sum, self._frozen = keep_sum, frozen
         self._every = probe_every or probe_interval(school, probe_size)
         if ema is None:
             ema = 1 - 1 / max(10, math.ceil(LOOK_BACK_STEPS / self._every))
@@ -132,13 +136,12 @@ class DeanController(Steady):
         else:
             self.network = DeanNetwork.load(Path(load))
         self._optimizer = torch.optim.Adam(self.network.parameters(), lr=lr)
-        self._memory, self._trust = Memory(ema), Trust(max(2, trust_probes))
-        self._scale, self._agreement = Scale(), 0.0
-        self._before: dict[str, float] = {}  # what the last probe found
+        self._memory = Memory(ema)
+        self._evidence = Evidence(trust_probes or WINDOW, presume=trust_probes > 0)
         self._base = dict(school.base)
         self._strengths = dict(self._base)
         self._trail: dict[str, float] = {}
-        self._probes, self._fallen_back, self._warned = 0, False, False
+        self._probes, self._fallen_back = 0, 0.0
         self._moved = False
 
     @property
@@ -155,70 +158,58 @@ class DeanController(Steady):
         return self._strengths
 
     @property
-    def _tests(self) -> bool:
-        """Whether there is a signal, and a test of it."""
-        return self._trusts and not self._frozen
-
-    @property
     def _decides(self) -> bool:
         """Whether there is a strength to set: without terms there is none once the masks are fixed."""
         sparsifier = self._school.sparsifier
         return bool(self._school.terms) or (sparsifier is not None and bool(sparsifier.layers))
 
     def trail(self) -> Mapping[str, float]:
-        """Sparsity strengths and fallback at every step, whether its signal was judged by then and a strength
-        ever moved, and at a probe what it found: distillability of each term (running mean, this batch's,
-        over all weights), held-out loss, agreement, hypergradients.
+        """At every step sparsity strengths, the share of all strengths that are the recipe's for want of
+        evidence, whether there were probes enough to judge by then, and whether a strength ever moved; at a
+        probe what it found: distillability of each term (running mean, this batch's, over all weights),
+        held-out loss, hypergradients and their t.
         """
         return self._trail
 
     def keep(self, out: Path) -> None:
         """Write what was learned to ``dean.safetensors``, for ``load``; it is no part of the student.
 
-        Says so where the training ended before the dean's signal could be judged, or a strength moved.
+        Says so where no strength ever moved, and why.
         """
         terms = ",".join(term.name for term in self._school.terms)
         self.network.save(out / FILE, {"terms": terms, "probes": str(self._probes)})
-        if self._frozen or not self._probes:
+        if self._frozen or self._moved or not self._probes:
             return
-        unjudged = self._tests and not self._trust.judged
-        if not unjudged and (self._moved or self._probes > 1):
-            return
-        said = [f"dean: {self._probes} probe{'' if self._probes == 1 else 's'}"]
-        if unjudged:
-            said[0] += f", its test needs {self._trust.least}: the strengths were never judged"
-        if not self._moved:
-            said.append("the dean never moved a strength")
-        self._school.say("; ".join([*said, "shorten probe_every or train longer"]))
+        if not self._evidence.judged:
+            few = f"{self._probes} probe{'' if self._probes == 1 else 's'}"
+            self._school.say(
+                f"dean: {few}, too few to judge it: no strength ever moved; shorten probe_every or train "
+                "longer"
+            )
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimizer, running means, judgements and counters: a resumed run is the same run."""
+        """Weights, optimizer, running means, evidence and counters: a resumed run is the same run."""
         return {
             "network": self.network.state_dict(),
+            "noise": list(self.network.noise),
             "optimizer": self._optimizer.state_dict(),
             "memory": self._memory.state_dict(),
-            "trust": self._trust.state_dict(),
-            "scale": self._scale.state_dict(),
-            "before": dict(self._before),
+            "evidence": self._evidence.state_dict(),
             "strengths": dict(self._strengths),
             "probes": self._probes,
             "fallen_back": self._fallen_back,
-            "warned": self._warned,
             "moved": self._moved,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         self.network.load_state_dict(state["network"])
+        self.network.noise = tuple(state["noise"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._memory.load_state_dict(state["memory"])
-        self._trust.load_state_dict(state["trust"])
-        self._scale.load_state_dict(state["scale"])
-        self._before = dict(state["before"])
+        self._evidence.load_state_dict(state["evidence"])
         self._strengths, self._probes = dict(state["strengths"]), state["probes"]
-        self._fallen_back, self._warned = state["fallen_back"], state["warned"]
-        # Checkpoints from before this was kept: more than one probe has moved something.
-        self._moved = state.get("moved", self._probes > 1)
+        self._fallen_back, self._moved = state["fallen_back"], state["moved"]
 
     # -- a probe
 
@@ -230,86 +221,101 @@ class DeanController(Steady):
         before = [self._strengths[name] for name in gradients.names]
         seen = look(gradients, parameters, before, school.sparsifier)
         self._memory.add(seen)
-        alpha_R, beta_R = self._factors(self._memory.features(seen, progress))
-        self._fallen_back = self._trusts and not self._trust.stands
-        self._set(seen, alpha_R.detach(), beta_R.detach())
+        a_R, b_R = self.network(self._memory.features(seen, progress))
+        self._set(seen, a_R.detach(), b_R.detach())
         ahead = None
         if not self._frozen:
             assert school.held_out is not None
             now = [self._strengths[name] for name in gradients.names]
             batch = school.held_out(self._probes, self._size)
             ahead = look_ahead(school, gradients, self._base[TASK], now, batch, self._rate)
-            self._judge(ahead, seen)
-            if self._trust.learns or not self._trusts:
-                self._learn(ahead, seen, alpha_R, beta_R)
+            self._evidence.add(seen.names, ahead.derivatives)
+            self._learn(seen, a_R, b_R)
         self._probes += 1
+        if not self._frozen:
+            self._doubt(seen)
         self._trail = {**self._standing(), **self._found(seen, ahead)}
 
-    def _factors(self, state_RF: Tensor) -> tuple[Tensor, Tensor]:
-        """Each row's factors, the terms' distillation strengths divided to the old sum if asked."""
-        alpha_R, beta_R = self.network(state_RF)
-        terms = len(self._school.terms)
-        if self._keep_sum and terms:
-            base_T = torch.tensor([self._base[term.name] for term in self._school.terms])
-            total = (alpha_R[:terms] * base_T).sum()
-            if float(base_T.sum()) > 0:
-                alpha_R = alpha_R * (base_T.sum() / total)
-        return alpha_R, beta_R
+    def _may_move(self, name: str) -> bool:
+        """Whether a strength is the dean's to set, or the recipe's."""
+        return name not in self.network.noise if self._frozen else self._evidence.shown(name)
 
-    def _set(self, seen: Look, alpha_R: Tensor, beta_R: Tensor) -> None:
-        """Make the factors the strengths of the coming steps, or the recipe's if they are noise."""
-        factors = [1.0] * len(seen.names) if self._fallen_back else alpha_R.tolist()
-        for name, factor in zip(seen.names[: seen.terms], factors, strict=False):
+    def _set(self, seen: Look, a_R: Tensor, b_R: Tensor) -> None:
+        """Make the factors the strengths of the coming steps; the recipe's stay where nothing is shown."""
+        free = [self._may_move(name) for name in seen.names]
+        alpha, beta = self.network.alpha(a_R).tolist(), self.network.beta(b_R).tolist()
+        terms, layers = seen.names[: seen.terms], seen.names[seen.terms :]
+        factors = {
+            name: factor if own else 1.0
+            for name, factor, own in zip(terms, alpha, free, strict=False)
+        }
+        if self._keep_sum:
+            factors = self._with_their_sum(factors, free)
+        for name, factor in factors.items():
             self._strengths[name] = factor * self._base[name]
-            self._note_move(factor if self._base[name] > 0 else 1.0)
         sparsifier = self._school.sparsifier
         if sparsifier is not None and sparsifier.layers:
-            layers = [1.0] * len(seen.names) if self._fallen_back else beta_R.tolist()
-            names = seen.names[seen.terms :]
-            sparsifier.set_strengths(dict(zip(names, layers[seen.terms :], strict=True)))
-            for factor in layers[seen.terms :]:
-                self._note_move(factor)
+            of_layers = zip(layers, beta[seen.terms :], free[seen.terms :], strict=True)
+            chosen = {name: factor if own else 1.0 for name, factor, own in of_layers}
+            sparsifier.set_strengths(chosen)
+            factors |= chosen
+        # A term without strength has none to move.
+        counted = {name: own for name, own in zip(seen.names, free, strict=True) if self._has(name)}
+        self._fallen_back = 1 - sum(counted.values()) / max(1, len(counted))
+        moved = any(abs(factors[name] - 1) > UNMOVED for name in counted)
+        self._moved = self._moved or moved
 
-    def _note_move(self, factor: float) -> None:
-        self._moved = self._moved or abs(factor - 1) > UNMOVED
+    def _has(self, name: str) -> bool:
+        return self._base.get(name, 1.0) > 0
 
-    def _judge(self, ahead: Ahead, seen: Look) -> None:
-        """Compare the two halves, and this probe with the last; say so once when either is noise."""
-        names, mean, before = seen.names, ahead.mean, self._before
-        self._scale.add(names, mean)
-        one, other = (self._scale.divide(names, half) for half in ahead.halves)
-        self._agreement = agreement(one, other)
-        pairs = [(name, mean[n], before[name]) for n, name in enumerate(names) if name in before]
-        known, now, then = zip(*pairs, strict=True) if pairs else ((), (), ())
-        again = [self._scale.divide(known, side) for side in (now, then)]
-        self._trust.add(product(one, other), product(*again) if pairs else None)
-        self._before = dict(zip(names, mean, strict=True))
-        if self._trusts and not self._trust.stands and not self._warned:
-            self._warned = True
-            self._school.say(self._doubt())
+    def _with_their_sum(self, factors: Mapping[str, float], free: list[bool]) -> dict[str, float]:
+        """The factors of free terms divided so that all strengths together are the recipe's sum."""
+        own = [name for name, may in zip(factors, free, strict=False) if may and self._has(name)]
+        asked = sum(self._base[name] for name in own)
+        given = sum(factors[name] * self._base[name] for name in own)
+        return {
+            name: factor * asked / given if name in own else factor
+            for name, factor in factors.items()
+        }
 
-    def _doubt(self) -> str:
-        halves, probes = self._trust.halves, self._trust.probes
-        if halves.stands:
-            who, evidence = "probes that follow each other", probes.evidence
-            less = "a larger probe_size means less noise, and a term that teaches nothing is better left out"
-        else:
-            who, evidence = "two halves of the held-out batches", halves.evidence
-            less = "a larger probe_size or held_out means less noise"
-        return (
-            f"dean: {who} do not agree on what helps (mean product less 1.645 standard errors is "
-            f"{evidence:.3f}; it has to be above 0): strengths are the recipe's until they do; {less}"
-        )
-
-    def _learn(self, ahead: Ahead, seen: Look, alpha_R: Tensor, beta_R: Tensor) -> None:
-        """A step along h over its own root mean square, by factors and not strengths: see ``network``."""
-        h_R, terms = torch.tensor(self._scale.divide(seen.names, ahead.mean)), seen.terms
-        moves_T = torch.tensor([float(self._base[name] > 0) for name in seen.names[:terms]])
-        surrogate = (h_R[:terms] * moves_T * alpha_R[:terms]).sum()
-        surrogate = surrogate + (h_R[terms:] * beta_R[terms:]).sum()
+    def _learn(self, seen: Look, a_R: Tensor, b_R: Tensor) -> None:
+        """A step of Adam down the surrogate of ``network``, if a derivative is shown to be no noise."""
+        shown = [self._has(name) and self._evidence.shown(name) for name in seen.names]
+        if not any(shown):
+            return
+        known = zip(seen.names, shown, strict=True)
+        x_R = torch.tensor([self._evidence.last(name) if own else 0.0 for name, own in known])
+        terms = seen.terms
+        a_T, b_L = a_R[:terms], b_R[terms:]
+        if self._keep_sum and terms:
+            # All free ones raised together are divided back: only what they differ in moves a strength.
+            share_T = torch.tensor(
+                [
+                    self._base[name] if own else 0.0
+                    for name, own in zip(seen.names, shown[:terms], strict=False)
+                ]
+            )
+            if float(share_T.sum()) > 0:
+                a_T = a_T - (share_T / share_T.sum() * a_T).sum()
+        z_R = torch.cat([a_T, b_L])
+        surrogate = (x_R * z_R).sum() + PULL / 2 * z_R.square().sum()
         self._optimizer.zero_grad(set_to_none=True)
         surrogate.backward()
         self._optimizer.step()
+
+    def _doubt(self, seen: Look) -> None:
+        """Note which strengths are noise; say so once, after many probes, if all of them are."""
+        names = [name for name in seen.names if self._has(name)]
+        self.network.noise = tuple(name for name in names if not self._evidence.shown(name))
+        if self._probes != 2 * self._evidence.least or len(self.network.noise) < len(names):
+            return
+        best = max(names, key=lambda name: abs(self._evidence.t(name)))
+        self._school.say(
+            f"dean: {self._probes} probes, and for no strength do they agree on whether more of it helps "
+            f"(largest |t| {abs(self._evidence.t(best)):.1f}, of {best}; 95% sure is asked for): strengths "
+            "are the recipe's until they do; a larger probe_size or held_out means less noise, and a term "
+            "that teaches nothing is better left out"
+        )
 
     def _standing(self) -> dict[str, float]:
         """What holds at every step until the next probe."""
@@ -318,10 +324,10 @@ class DeanController(Steady):
         known: dict[str, float] = {}
         if self._probes:  # none: there was nothing to set
             known["dean.moved"] = float(self._moved)
-            if self._tests:
-                known["dean.judged"] = float(self._trust.judged)
+            if not self._frozen:
+                known["dean.judged"] = float(self._evidence.judged)
         return {
-            "dean.fallback": float(self._fallen_back),
+            "dean.fallback": self._fallen_back,
             **known,
             **{f"sparsity_strength.{name}": value for name, value in layers.items()},
         }
@@ -331,19 +337,19 @@ class DeanController(Steady):
         trail: dict[str, float] = {}
         if ahead is not None:
             trail["dean.held_out_loss"] = ahead.loss
-            trail["dean.agreement"] = self._agreement
-            trail["dean.learns"] = float(self._trust.learns or not self._trusts)
             trail["dean.step"] = ahead.learning_rate
         for number, name in enumerate(seen.names[: seen.terms]):
             trail[f"distillability.{name}"] = self._memory.cosine(name)
             trail[f"distillability_now.{name}"] = seen.cosines[number]
             trail[f"distillability_all.{name}"] = seen.cosines_all[number]
             if ahead is not None:
-                trail[f"hypergradient.{name}"] = ahead.mean[number]
+                trail[f"hypergradient.{name}"] = ahead.derivatives[number]
+                trail[f"t.{name}"] = self._evidence.t(name)
         for number, name in enumerate(seen.names[seen.terms :], start=seen.terms):
             trail[f"sparsity.{name}"] = seen.channels[number][2]
             if ahead is not None:
-                trail[f"sparsity_hypergradient.{name}"] = ahead.mean[number]
+                trail[f"sparsity_hypergradient.{name}"] = ahead.derivatives[number]
+                trail[f"t.{name}"] = self._evidence.t(name)
         return trail
 
     def _check_batches(self) -> None:

@@ -46,20 +46,14 @@ class Ahead:
     """What lies one step ahead.
 
     Attributes:
-        halves: Derivatives of the held-out loss by each term's strength, then by each layer's sparsity
-            strength, as each half of the held-out batch has them.
+        derivatives: Of the held-out loss by each term's strength, then by each layer's sparsity strength.
         loss: Held-out loss after the step.
         learning_rate: eta, as it was used.
     """
 
-    halves: tuple[tuple[float, ...], tuple[float, ...]]
+    derivatives: tuple[float, ...]
     loss: float
     learning_rate: float
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """The derivatives over the whole batch."""
-        return tuple((a + b) / 2 for a, b in zip(*self.halves, strict=True))
 
 
 def look_ahead(
@@ -70,14 +64,14 @@ def look_ahead(
     held_out: Batch,
     learning_rate: float,
 ) -> Ahead:
-    """Take the step, look at both halves of the held-out batch, and go back.
+    """Take the step, look at the held-out batch, and go back.
 
     Args:
         school: The student, its sparsifier if any.
         gradients: At W, of a batch of the training part.
         task: Strength of the task.
         strengths: Of each term.
-        held_out: Samples that ``gradients`` have not seen, at least two.
+        held_out: Samples that ``gradients`` have not seen.
         learning_rate: eta, if the step is not longer than allowed.
     """
     parameters = trained(school)
@@ -97,36 +91,21 @@ def look_ahead(
     ahead = by_parameter(w_P - rate * step_P, parameters)
     # Along the step there is nothing to gain where it is shortened anyway.
     along_P = step_P / step_P.norm().clamp_min(1e-30) * (shortened < 1)
-    halves = _halves(held_out)
-    losses: list[Tensor] = []
-    by_alpha: list[Tensor] = []
-    by_beta: list[list[float]] = [[], []]
+    by_beta: list[float] = []
     with moved(parameters, ahead):
-        for half in halves:
-            loss, gradient_P = task_gradient(school, half, parameters)
-            losses.append(loss)
-            gradient_P = gradient_P - (gradient_P @ along_P) * along_P
-            by_alpha.append(strength_hypergradients(gradient_P, gradients.terms_TP, rate * rate_P))
+        loss, gradient_P = task_gradient(school, held_out, parameters)
+        gradient_P = gradient_P - (gradient_P @ along_P) * along_P
+        by_alpha = strength_hypergradients(gradient_P, gradients.terms_TP, rate * rate_P)
         if sparsifier is not None:
             with sparsifier.sparse():
-                at_z = [task_gradient(school, half, parameters)[1] for half in halves]
-            for found, gradient_P in zip(by_beta, at_z, strict=True):
-                pieces = by_parameter(gradient_P, parameters)
-                known = sparsifier.hypergradients(dict(zip(parameters, pieces, strict=True)))
-                found += [known[name] for name in sparsifier.layers]
-    first, second = torch.stack(by_alpha).double().tolist()
+                _, at_z_P = task_gradient(school, held_out, parameters)
+            pieces = by_parameter(at_z_P, parameters)
+            known = sparsifier.hypergradients(dict(zip(parameters, pieces, strict=True)))
+            by_beta = [known[name] for name in sparsifier.layers]
     return Ahead(
-        halves=((*first, *by_beta[0]), (*second, *by_beta[1])),
-        loss=float(torch.stack(losses).mean()),
+        derivatives=(*by_alpha.double().tolist(), *by_beta),
+        loss=float(loss),
         learning_rate=float(rate),
-    )
-
-
-def _halves(batch: Batch) -> tuple[Batch, Batch]:
-    middle = len(batch.labels_B) // 2
-    return (
-        Batch(batch.images_BCHW[:middle], batch.labels_B[:middle]),
-        Batch(batch.images_BCHW[middle:], batch.labels_B[middle:]),
     )
 
 

@@ -1,18 +1,25 @@
 """The dean: a small network that every layer shares, from a layer's state to its two strengths.
 
-    (a, b) = MLP_phi(state_l)
-    alpha_l = base_l sigmoid(a + c) / sigmoid(c)  in (0, alpha_max base_l),   sigmoid(c) = 1 / alpha_max
-    beta_l likewise in (0, beta_max)
+    (a_l, b_l) = MLP_phi(state_l)
+    alpha_l = base_l sigmoid(a_l + c) / sigmoid(c)  in (0, alpha_max base_l),   sigmoid(c) = 1 / alpha_max
+    beta_l likewise, of b_l, in (0, beta_max)
 
 The last layer starts at zero, so that at first every strength is exactly the recipe's. phi follows the
-hypergradients h of ``hypergradients`` by its own Adam, through the surrogate
+derivatives h_l of the held-out loss (``hypergradients``) by its own Adam, down the surrogate
 
-    sum_l (h_l / rms_l) alpha_l(phi) / base_l  +  sum_l (h_l / rms_l) beta_l(phi),    base_l > 0
+    sum_l x_l a_l + lambda / 2 sum_l a_l^2,      x_l = h_l / rms_l if it is shown to be no noise, else 0
 
-With h_l alone on the left its gradient by phi would be that of the held-out loss. But each h_l is divided by
-the root mean square of its own history (``fallback.Scale``), and the factor base_l that leads from the
-network's output to the strength is left out: every strength has as much of a say, whatever its unit. Signs
-are the held-out loss's; how much one strength counts beside another is not.
+(``evidence``; of pruned layers with b_l). Three choices are in there:
+
+- Every derivative is divided by the root mean square of its recent past, so that every strength has as much
+  of a say, whatever its unit. Signs are the held-out loss's; how much one strength counts beside another
+  is not.
+- It descends in a, the log-odds of the strength, and not in the strength. Both have the same signs, but the
+  slope of a sigmoid vanishes at its ends: a strength that its first, noisy probes had taken to zero could
+  not come back, whatever all later ones said.
+- lambda draws each strength to the recipe's. Where x_l keeps its mean, the surrogate is lowest at
+  a_l = -mean(x_l) / lambda: a strength moves as far as its derivative is signal, at most to
+  1 / lambda where every probe says the same, and hardly where most of it is noise.
 
 Liu et al. 2022 (IEEE TPAMI 45(3), doc. 9804342): a meta-network, trained by meta-learning, sets both
 strengths. **Reconstruction**: its architecture, ranges, and what it descends along. Axes: R rows (terms,
@@ -37,6 +44,8 @@ from toolchain.dean.state import FEATURES
 HIDDEN = 64
 # Of the first weights: at 1 the layers look so much alike at first that they get the same strengths.
 GAIN = 2.0
+# lambda: sigmoid(1 / lambda) is 0.98, so that a dean that is sure comes near its range's ends.
+PULL = 0.25
 FILE, METADATA = "dean.safetensors", "dean"
 
 
@@ -47,11 +56,16 @@ class DeanNetwork(nn.Module):
         alpha_max: Largest distillation strength, as a factor of the recipe's; above 1.
         beta_max: Largest sparsity strength; above 1.
         seed: Of its first weights.
+
+    Attributes:
+        noise: Terms and layers whose derivatives showed no sign where it learned: a frozen dean leaves
+            them alone.
     """
 
     def __init__(self, alpha_max: float, beta_max: float, seed: int) -> None:
         super().__init__()
         self.alpha_max, self.beta_max = alpha_max, beta_max
+        self.noise: tuple[str, ...] = ()
         self.layers = nn.Sequential(
             nn.Linear(len(FEATURES), HIDDEN),
             nn.Tanh(),
@@ -71,14 +85,24 @@ class DeanNetwork(nn.Module):
             last.bias.zero_()
 
     def forward(self, state_RF: Tensor) -> tuple[Tensor, Tensor]:
-        """The factors [R] of each row's distillation strength and of its sparsity strength."""
+        """a and b [R]: log-odds of each row's distillation and sparsity strength; 0 is the recipe's."""
         out_R2 = self.layers(state_RF)
-        return _within(out_R2[:, 0], self.alpha_max), _within(out_R2[:, 1], self.beta_max)
+        return out_R2[:, 0], out_R2[:, 1]
+
+    def alpha(self, a_R: Tensor) -> Tensor:
+        """Factors [R] on the recipe's distillation strengths."""
+        return _within(a_R, self.alpha_max)
+
+    def beta(self, b_R: Tensor) -> Tensor:
+        """Factors [R] on the sparsity strengths."""
+        return _within(b_R, self.beta_max)
 
     def save(self, path: Path, facts: Mapping[str, str]) -> None:
         """Write the weights, with the ranges and further facts beside them."""
         ranges = {"alpha_max": self.alpha_max, "beta_max": self.beta_max}
-        known = json.dumps({**facts, **ranges, "features": FEATURES}, sort_keys=True)
+        known = json.dumps(
+            {**facts, **ranges, "features": FEATURES, "noise": self.noise}, sort_keys=True
+        )
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         # One entry: of several, safetensors writes the order as it comes, and the file has other bytes.
         save_file(tensors, path, metadata={METADATA: known})
@@ -108,6 +132,8 @@ class DeanNetwork(nn.Module):
             )
         dean = cls(known["alpha_max"], known["beta_max"], seed=0)
         dean.load_state_dict(tensors)
+        # Of a dean from before they were told apart: everything moved.
+        dean.noise = tuple(known.get("noise", ()))
         return dean
 
 

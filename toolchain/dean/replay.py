@@ -72,7 +72,7 @@ class ReplayStrength(Steady):
     source="after DDSL: Liu et al. 2022; ours",
     held_out=True,
     require=require_held_out,
-    version=2,
+    version=3,
 )
 class AntiDean(Steady):
     """A dean whose advice is turned upside down, for the distillation strengths.

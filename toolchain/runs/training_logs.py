@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from toolchain.runs.artifacts import Artifact
 
-# Of a dean: whether the recipe's strengths held because its signal was noise, 0 or 1 at every step.
+# Of a dean: at every step the share of its strengths that were the recipe's for want of evidence.
 FALLBACK = "dean.fallback"
 # Of a trail, what tells a reader how a controller decided; the rest is for the log alone.
 _TELLING = (
@@ -23,7 +23,7 @@ _TELLING = (
     "dean.judged",
     "dean.moved",
 )
-# What a dean may come to the end of a training without.
+# What a dean may come to the end of a training without: the second is why, if it had too few probes.
 MOVED, JUDGED = "moved", "judged"
 
 
@@ -79,15 +79,16 @@ def trained(artifact: Artifact) -> Trained | None:
 
 
 def never(trail: Mapping[str, Course]) -> tuple[str, ...]:
-    """What a dean never did in a training: ``moved`` a strength from the recipe's, was ``judged``.
+    """What a dean never did in a training: ``moved`` a strength from the recipe's, or even was ``judged``.
 
-    Nothing is said of logs that do not tell, of other controllers or from before it was written down.
+    Nothing is said of one that moved a strength, nor of other controllers.
     """
-    return tuple(
+    left_out = tuple(
         what
         for what in (MOVED, JUDGED)
         if (course := trail.get(f"dean.{what}")) is not None and course.mean == 0
     )
+    return left_out if MOVED in left_out else ()
 
 
 def trail_of(log: Path) -> dict[str, Course]:

@@ -122,13 +122,14 @@ def notes_on_teaching(artifact: Artifact) -> list[str]:
         fallback, left_out = trail.get(FALLBACK), never(trail)
         if fallback is not None and fallback.mean > 0:
             notes.append(
-                f"{artifact.stage}: the dean's signal was noise in {fallback.mean:.0%} of the steps, which "
-                "had the recipe's strengths"
+                f"{artifact.stage}: {fallback.mean:.0%} of the dean's strengths, in the mean over all steps, "
+                "were the recipe's, for want of evidence that moving them helps"
             )
         if MOVED in left_out:
-            notes.append(f"{artifact.stage}: the dean never moved a strength from the recipe's")
-        elif JUDGED in left_out:
-            notes.append(f"{artifact.stage}: too few probes to judge the dean's signal")
+            why = "too few probes" if JUDGED in left_out else "its signal was noise"
+            notes.append(
+                f"{artifact.stage}: the dean never moved a strength from the recipe's: {why}"
+            )
     return notes
 
 

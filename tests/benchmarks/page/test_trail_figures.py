@@ -23,7 +23,7 @@ from benchmarks.page.trail_figures import (
     by_depth,
     fallbacks,
     trail_figures,
-    untested,
+    unmoved,
 )
 
 Write = Callable[..., Path]
@@ -182,25 +182,24 @@ def test_extremes_of_a_long_run_are_drawn() -> None:
 
 
 def test_a_fallback_is_said_with_its_steps() -> None:
-    values = [0.0] * 10 + [1.0] * 5 + [0.0] * 5 + [1.0] * 3
+    values = [0.0] * 10 + [1.0] * 5 + [0.75] * 5 + [1.0] * 3
     assert fallbacks([log({FALLBACK: values}), log({"strength.kl": [1.0]})]) == [
-        "recover: the dean's signal was too noisy, and the recipe's strengths stood in for its own from "
+        "recover: nothing showed that moving a strength helps, and all of the dean's were the recipe's from "
         "step 11 to 15, step 21 on."
     ]
     assert fallbacks([log({FALLBACK: [0.0] * 5})]) == []
 
 
-def test_a_dean_that_was_never_judged_or_never_moved_is_said() -> None:
+def test_a_dean_that_never_moved_is_said_with_the_reason() -> None:
     judged = {FALLBACK: [0.0] * 4, JUDGED: [0.0, 0.0, 0.0, 1.0], MOVED: [0.0, 1.0, 1.0, 1.0]}
-    assert untested([log(judged), log({FALLBACK: [0.0] * 5}), log({"strength.kl": [1.0]})]) == []
+    assert unmoved([log(judged), log({FALLBACK: [0.0] * 5}), log({"strength.kl": [1.0]})]) == []
     early = log({JUDGED: [0.0] * 4, MOVED: [0.0, 1.0, 1.0, 1.0]})
     still = log({JUDGED: [0.0] * 4, MOVED: [0.0] * 4}, "ddsl-prune")
-    alone = log({MOVED: [0.0] * 4})
-    assert untested([early, still, alone]) == [
-        "recover, the dean: there were too few probes to judge its signal.",
-        "ddsl-prune, the dean: it never moved a strength from the recipe's, and there were too few probes "
-        "to judge its signal.",
-        "recover, the dean: it never moved a strength from the recipe's.",
+    noise = log({JUDGED: [0.0] + [1.0] * 3, MOVED: [0.0] * 4})
+    assert unmoved([early, still, noise]) == [
+        "ddsl-prune, the dean: it never moved a strength from the recipe's: there were too few probes to "
+        "judge its signal.",
+        "recover, the dean: it never moved a strength from the recipe's: its signal was noise.",
     ]
 
 

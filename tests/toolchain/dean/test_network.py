@@ -17,9 +17,9 @@ from toolchain.dean.state import FEATURES
 
 @given(st.floats(1.01, 50.0), st.floats(1.01, 50.0), st.integers(0, 100))
 def test_at_first_every_factor_is_exactly_one(alpha_max: float, beta_max: float, seed: int) -> None:
-    state_RF = torch.randn(5, len(FEATURES))
-    for factor_R in DeanNetwork(alpha_max, beta_max, seed)(state_RF):
-        assert (factor_R == 1.0).all()
+    dean = DeanNetwork(alpha_max, beta_max, seed)
+    a_R, b_R = dean(torch.randn(5, len(FEATURES)))
+    assert (dean.alpha(a_R) == 1.0).all() and (dean.beta(b_R) == 1.0).all()
 
 
 @given(st.floats(-200, 200), st.floats(1.1, 20.0))
@@ -27,7 +27,8 @@ def test_factors_stay_in_their_range(bias: float, largest: float) -> None:
     dean = DeanNetwork(largest, 2 * largest, 0)
     with torch.no_grad():
         dean.layers[4].bias.fill_(bias)
-    alpha_R, beta_R = dean(torch.randn(3, len(FEATURES)))
+    a_R, b_R = dean(torch.randn(3, len(FEATURES)))
+    alpha_R, beta_R = dean.alpha(a_R), dean.beta(b_R)
     assert (alpha_R >= 0).all() and (alpha_R <= largest * (1 + 1e-5)).all()
     assert (beta_R >= 0).all() and (beta_R <= 2 * largest * (1 + 1e-5)).all()
 
@@ -43,10 +44,12 @@ def test_rows_do_not_see_each_other() -> None:
 def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
     dean = DeanNetwork(3.0, 1.5, 4)
     torch.nn.init.normal_(dean.layers[4].weight)
+    dean.noise = ("at@layer1", "conv1,conv2")
     dean.save(tmp_path / FILE, {"terms": "kl"})
     again = DeanNetwork.load(tmp_path / FILE)
     state_RF = torch.randn(4, len(FEATURES))
     assert (again.alpha_max, again.beta_max) == (3.0, 1.5)
+    assert again.noise == dean.noise
     for one, other in zip(dean(state_RF), again(state_RF), strict=True):
         assert torch.equal(one, other)
 

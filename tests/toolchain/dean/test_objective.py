@@ -77,7 +77,7 @@ class Run:
             probe=draw,
             sparsifier=self.sparsifier,
         )
-        dean = DeanController(school, probe_every=5, probe_size=32, lr=0.02)
+        dean = DeanController(school, probe_every=5, probe_size=32, lr=0.02, trust_probes=0)
         held = HeldStill(net)
         base = DistillationObjective(school, dean, guard=lambda: held.only("important"))
         self.network, self.groups = net, groups

@@ -62,7 +62,7 @@ def refusal(asked: Recipe) -> str:
         (
             "stages.recover.distil={controller: dean, controller_options: {probe_size: 64}}",
             "stages[3] (recover): distil.controller_options.held_out: 8 samples for the dean; accepted are "
-            "at least 64, two halves of probe_size 64",
+            "at least 64, a batch of probe_size 64",
         ),
     ],
 )

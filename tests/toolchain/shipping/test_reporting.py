@@ -88,15 +88,18 @@ def test_every_session_is_closed_wherever_it_fails(
                 {"dean.fallback": 0.0, "dean.moved": 1.0, "dean.judged": 1.0},
                 {"dean.fallback": 1.0, "dean.moved": 1.0, "dean.judged": 1.0},
             ],
-            ["the dean's signal was noise in 50% of the steps, which had the recipe's strengths"],
+            [
+                "50% of the dean's strengths, in the mean over all steps, were the recipe's, for want of "
+                "evidence that moving them helps"
+            ],
         ),
         (
             [{"dean.fallback": 0.0, "dean.moved": 0.0, "dean.judged": 0.0}],
-            ["the dean never moved a strength from the recipe's"],
+            ["the dean never moved a strength from the recipe's: too few probes"],
         ),
         (
-            [{"dean.fallback": 0.0, "dean.moved": 1.0, "dean.judged": 0.0}],
-            ["too few probes to judge the dean's signal"],
+            [{"dean.fallback": 0.0, "dean.moved": 0.0, "dean.judged": 1.0}],
+            ["the dean never moved a strength from the recipe's: its signal was noise"],
         ),
         ([{"strength.kl": 0.5}], []),
     ],
