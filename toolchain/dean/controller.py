@@ -283,21 +283,14 @@ class DeanController(Steady):
         shown = [self._has(name) and self._evidence.shown(name) for name in seen.names]
         if not any(shown):
             return
-        known = zip(seen.names, shown, strict=True)
-        x_R = torch.tensor([self._evidence.last(name) if own else 0.0 for name, own in known])
-        terms = seen.terms
-        a_T, b_L = a_R[:terms], b_R[terms:]
-        if self._keep_sum and terms:
-            # All free ones raised together are divided back: only what they differ in moves a strength.
-            share_T = torch.tensor(
-                [
-                    self._base[name] if own else 0.0
-                    for name, own in zip(seen.names, shown[:terms], strict=False)
-                ]
-            )
-            if float(share_T.sum()) > 0:
-                a_T = a_T - (share_T / share_T.sum() * a_T).sum()
-        z_R = torch.cat([a_T, b_L])
+        z_R = torch.cat([a_R[: seen.terms], b_R[seen.terms :]])
+        of = [(name, own) for name, own in zip(seen.names, shown, strict=True)]
+        x_R = torch.tensor([self._evidence.last(name) if own else 0.0 for name, own in of])
+        if self._keep_sum:
+            # All of them raised together are divided back: only what they differ in moves a strength.
+            share_T = torch.tensor([self._base[n] if own else 0.0 for n, own in of[: seen.terms]])
+            share_T = share_T / share_T.sum().clamp_min(1e-30)
+            x_R[: seen.terms] -= share_T * x_R[: seen.terms].sum()
         surrogate = (x_R * z_R).sum() + PULL / 2 * z_R.square().sum()
         self._optimizer.zero_grad(set_to_none=True)
         surrogate.backward()

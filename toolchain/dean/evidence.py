@@ -3,15 +3,16 @@
     x_i  = h_i / rms(h_{i-N+1}, .., h_i)                  at probe i, of one strength
     t(n) = sqrt(n) mean(x) / std(x)                       over n probes
     p(n) = P(|T| <= |t(n)|),  T Student's t of n - 1 degrees (Gosset 1908)
-    shown  iff  p > 95% over all probes, or p > 99% over the last N; and there are N
+    shown     once p > 95% over all probes, or p > 99% over the last N; and there are N
+    no more   once p < 90% over both
 
 h is the derivative of the held-out loss by that strength. Two probes share neither the samples that are
 looked ahead at nor those that the terms' gradients are of, so what is noise in either, e.g. a teacher whose
 answers mean nothing, changes sign from probe to probe. Noise is presumed: a strength stays the recipe's until
 its derivative has shown a sign, and is the recipe's again where neither the last N probes nor all together
-show one any more. Each is judged by itself: a term with a clear say earns no trust for others. Divided by the
-root mean square of its recent past every probe counts about the same, also when gradients have become a tenth
-of what they were.
+come near one any more; in between it stays what it was, so that no strength jumps to and fro. Each is judged
+by itself: a term with a clear say earns no trust for others. Divided by the root mean square of its recent
+past every probe counts about the same, also when gradients have become a tenth of what they were.
 
 The test is made anew at every probe, so that noise passes now and then, for some probes. Over the last N
 probes more is asked for, because there are many last N in a training; and how far a strength can go that
@@ -23,33 +24,41 @@ passed by chance is bounded by the pull towards the recipe's (see ``network``).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean, stdev
+from collections.abc import Iterable, Mapping
+from statistics import fmean
 from typing import Any
 
 from benchmarks.statistics.student_t import within
 
-SURE, SURE_OF_A_FEW = 0.95, 0.99
+SURE, SURE_OF_A_FEW, DOUBTFUL = 0.95, 0.99, 0.90
+# A spread below this share of the mean is rounding.
+ROUNDING = 1e-12
 
 
-def t_statistic(values: Sequence[float]) -> float:
-    """sqrt(n) mean / std; 0 for fewer than two or only zeros, infinite for a constant that is none.
+def t_statistic(count: int, total: float, squares: float) -> float:
+    """sqrt(n) mean / std of n values with this sum and this sum of squares.
 
-    >>> t_statistic([1.0, 3.0]), t_statistic([2.0]), t_statistic([0.0, 0.0]), t_statistic([-1.0, -1.0])
-    (2.0, 0.0, 0.0, -inf)
+    0 for fewer than two or only zeros, infinite for a constant that is none.
+
+    >>> t_statistic(2, 1.0 + 3.0, 1.0 + 9.0), t_statistic(1, 2.0, 4.0), t_statistic(2, 0.0, 0.0)
+    (2.0, 0.0, 0.0)
+    >>> t_statistic(3, -3.0, 3.0)
+    -inf
     """
-    if len(values) < 2:
+    if count < 2:
         return 0.0
-    mean, spread = fmean(values), stdev(values)
-    if spread == 0:
+    mean = total / count
+    variance = (squares - count * mean * mean) / (count - 1)
+    if variance <= ROUNDING * mean * mean:
         return math.copysign(math.inf, mean) if mean else 0.0
-    return math.sqrt(len(values)) * mean / spread
+    return math.sqrt(count / variance) * mean
 
 
-def shows(values: Sequence[float], sure: float = SURE) -> bool:
-    """Whether the mean is another than 0, by Student's t."""
-    t = abs(t_statistic(values))
-    return len(values) > 1 and (math.isinf(t) or within(t, len(values) - 1) > sure)
+def confidence(t: float, count: int) -> float:
+    """P(|T| <= |t|) for n values; 0 for fewer than two."""
+    if count < 2:
+        return 0.0
+    return 1.0 if math.isinf(t) else within(abs(t), count - 1)
 
 
 class Evidence:
@@ -62,21 +71,34 @@ class Evidence:
 
     def __init__(self, probes: int, presume: bool = True) -> None:
         self._least, self._presume = probes, presume
+        # Of each strength the last N derivatives, the last N x, and count, sum, and sum of squares of all x.
         self._recent: dict[str, list[float]] = {}
         self._scaled: dict[str, list[float]] = {}
-
-    @property
-    def least(self) -> int:
-        """N."""
-        return self._least
+        self._sums: dict[str, tuple[int, float, float]] = {}
+        self._shown: set[str] = set()
 
     def add(self, names: Iterable[str], derivatives: Iterable[float]) -> None:
-        """Take in one probe."""
+        """Take in one probe, and judge anew."""
         for name, value in zip(names, derivatives, strict=True):
             recent = [*self._recent.get(name, []), value][-self._least :]
             scale = math.sqrt(fmean(each * each for each in recent))
+            x = value / scale if scale > 0 else 0.0
             self._recent[name] = recent
-            self._scaled.setdefault(name, []).append(value / scale if scale > 0 else 0.0)
+            self._scaled[name] = [*self._scaled.get(name, []), x][-self._least :]
+            count, total, squares = self._sums.get(name, (0, 0.0, 0.0))
+            self._sums[name] = (count + 1, total + x, squares + x * x)
+            self._judge(name)
+
+    def _judge(self, name: str) -> None:
+        sums, last = self._sums[name], self._scaled[name]
+        if sums[0] < self._least:
+            return
+        few = (len(last), sum(last), sum(x * x for x in last))
+        of_all, of_few = (confidence(t_statistic(*each), each[0]) for each in (sums, few))
+        if of_all > SURE or of_few > SURE_OF_A_FEW:
+            self._shown.add(name)
+        elif max(of_all, of_few) < DOUBTFUL:
+            self._shown.discard(name)
 
     def last(self, name: str) -> float:
         """x of the last probe."""
@@ -84,30 +106,34 @@ class Evidence:
 
     def t(self, name: str) -> float:
         """t over all probes so far; within +-99, which is as good as sure."""
-        return max(-99.0, min(99.0, t_statistic(self._scaled.get(name, []))))
+        return max(-99.0, min(99.0, t_statistic(*self._sums.get(name, (0, 0.0, 0.0)))))
+
+    @property
+    def least(self) -> int:
+        """N."""
+        return self._least
 
     @property
     def judged(self) -> bool:
         """Whether a strength has N probes; 2 where nobody asks for evidence, because one moves nothing."""
         least = self._least if self._presume else 2
-        return any(len(seen) >= least for seen in self._scaled.values())
+        return any(count >= least for count, _, _ in self._sums.values())
 
     def shown(self, name: str) -> bool:
         """Whether this strength's derivative is shown to be no noise, or nobody asks."""
-        if not self._presume:
-            return True
-        seen = self._scaled.get(name, [])
-        few = seen[-self._least :]
-        return len(seen) >= self._least and (shows(seen) or shows(few, SURE_OF_A_FEW))
+        return not self._presume or name in self._shown
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen."""
+        """What was seen, and what it showed."""
         return {
-            "recent": {name: list(seen) for name, seen in self._recent.items()},
-            "scaled": {name: list(seen) for name, seen in self._scaled.items()},
+            "recent": dict(self._recent),
+            "scaled": dict(self._scaled),
+            "sums": dict(self._sums),
+            "shown": sorted(self._shown),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
-        self._recent = {name: list(seen) for name, seen in state["recent"].items()}
-        self._scaled = {name: list(seen) for name, seen in state["scaled"].items()}
+        self._recent, self._scaled = dict(state["recent"]), dict(state["scaled"])
+        self._sums = {name: tuple(sums) for name, sums in state["sums"].items()}
+        self._shown = set(state["shown"])

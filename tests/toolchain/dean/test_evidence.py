@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolchain.dean.evidence import Evidence, shows, t_statistic
+from toolchain.dean.evidence import Evidence, confidence, t_statistic
+
+
+def t_of(values: list[float]) -> float:
+    return t_statistic(len(values), sum(values), sum(v * v for v in values))
+
+
+def shows(values: list[float]) -> bool:
+    return confidence(t_of(values), len(values)) > 0.95
 
 
 def filled(values: list[float], probes: int) -> Evidence:
@@ -63,11 +71,23 @@ def test_a_sign_that_changes_is_seen_by_the_last_probes() -> None:
     assert evidence.shown("kl") and evidence.last("kl") < 0
 
 
+def test_what_was_shown_is_not_dropped_for_one_probe() -> None:
+    evidence = filled([1.0, 1.1, 0.9, 1.0, 1.2, 1.0], 6)
+    assert evidence.shown("kl")
+    evidence.add(["kl"], [-1.4])
+    assert 0.9 < confidence(evidence.t("kl"), 7) < 0.95 and evidence.shown("kl")
+    # The same numbers do not show it to one who has not seen the first six before.
+    assert not filled([-1.4, 1.0, 1.1, 0.9, 1.0, 1.2, 1.0], 7).shown("kl")
+    for number in range(60):
+        evidence.add(["kl"], [(-1.0) ** number])
+    assert not evidence.shown("kl")
+
+
 def test_t_by_hand_and_its_quantile() -> None:
     values = [0.1, 0.4, -0.2, 0.3]
     mean = sum(values) / 4
     spread = math.sqrt(sum((v - mean) ** 2 for v in values) / 3)
-    assert t_statistic(values) == pytest.approx(2 * mean / spread)
+    assert t_of(values) == pytest.approx(2 * mean / spread)
     # Student's table: 4 degrees of freedom, 95% within 2.776.
     base = [-1.5, -0.5, 0.0, 0.5, 1.5]
     for t, shown in ((2.77, False), (2.78, True), (-2.77, False), (-2.78, True)):
