@@ -73,7 +73,7 @@ def trail_figures(logs: Sequence[Log]) -> list[Figure]:
 
 
 def fallbacks(logs: Sequence[Log]) -> list[str]:
-    """Where all of a dean's strengths were the recipe's for want of evidence, a sentence for each stage."""
+    """Where all of a dean's strengths became the recipe's again, in a sentence for each stage."""
     told = []
     for log in logs:
         changes = log.trail[FALLBACK].changes if FALLBACK in log.trail else []
@@ -81,7 +81,7 @@ def fallbacks(logs: Sequence[Log]) -> list[str]:
         spans = [
             f"step {numbers.grouped(step)}{end}"
             for (step, value), end in zip(changes, [*ends, " on"])
-            if value == 1
+            if value == 1 and step > 1  # at first it always is
         ]
         if spans:
             told.append(

@@ -76,13 +76,16 @@ class Ablation:
             still = sum(MOVED in one for one in found)
             if not still:
                 continue
-            why, remedy = "its signal was noise", "raise probe_size or held_out"
-            if any(JUDGED in one for one in found):
-                why, remedy = "too few probes to judge it", "shorten probe_every or train longer"
-            yield (
-                f"{name}: the dean never moved a strength in {still} of {runs} ({why}), so this was fixed "
-                f"strength, on fewer images; {remedy}."
-            )
+            early = sum(JUDGED in one for one in found)
+            for count, why, remedy in (
+                (early, "too few probes to judge it", "shorten probe_every or train longer"),
+                (still - early, "its signal was noise", "raise probe_size or held_out"),
+            ):
+                if count:
+                    yield (
+                        f"{name}: the dean never moved a strength in {count} of {runs} ({why}), so this was "
+                        f"fixed strength, on fewer images; {remedy}."
+                    )
 
     def _spots(self) -> Iterator[str]:
         """Where a policy left samples out: at shallow spots, as its authors saw, or hardly anywhere."""

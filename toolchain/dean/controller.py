@@ -18,7 +18,7 @@ strength of distillation and of sparsification per layer; it is trained by meta-
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -78,7 +78,8 @@ class DeanController(Steady):
         school: With held-out and probe batches.
         held_out: Share of the training part that the student is not fitted on in this stage; under a
             dean in earlier stages too, with the same seed, it is the same share.
-        probe_every: K; default from the number of terms, so that probes cost 15% of the training at most.
+        probe_every: K; default from the number of terms, so that probes cost 15% of the training at most
+            at batches of 128.
         probe_size: Samples of a probe batch, and of a held-out batch.
         lr: Learning rate of the dean's Adam, per probe.
         look_ahead: eta, the learning rate of the step ahead.
@@ -126,7 +127,12 @@ class DeanController(Steady):
                 "because it has nothing else to set; add one, or take the controller fixed"
             )
         self._school, self._size, self._rate = school, probe_size, look_ahead
-        self._keep_sum, self._frozen = keep_sum, frozen
+        self._keep_sum, self._frozen, self._loaded = keep_sum, frozen, load is not None
+        if keep_sum and sum(school.base[term.name] > 0 for term in school.terms) == 1:
+            raise ConfigError(
+                "distil.controller_options.keep_sum: true with one term; accepted is at least two, because "
+                "a sum of one cannot be shared out otherwise; add one, or leave it out"
+            )
         self._every = probe_every or probe_interval(school, probe_size)
         if ema is None:
             ema = 1 - 1 / max(10, math.ceil(LOOK_BACK_STEPS / self._every))
@@ -142,7 +148,7 @@ class DeanController(Steady):
         self._strengths = dict(self._base)
         self._trail: dict[str, float] = {}
         self._probes, self._fallen_back = 0, 0.0
-        self._moved = False
+        self._moved, self._seen = False, tuple[str, ...]()
 
     @property
     def probe_every(self) -> int:
@@ -180,18 +186,21 @@ class DeanController(Steady):
         self.network.save(out / FILE, {"terms": terms, "probes": str(self._probes)})
         if self._frozen or self._moved or not self._probes:
             return
-        if not self._evidence.judged:
-            few = f"{self._probes} probe{'' if self._probes == 1 else 's'}"
-            self._school.say(
-                f"dean: {few}, too few to judge it: no strength ever moved; shorten probe_every or train "
-                "longer"
-            )
+        if self._evidence.judged:
+            if self._probes < 2 * self._evidence.least:
+                self._doubt()
+            return
+        few = f"{self._probes} probe{'' if self._probes == 1 else 's'}"
+        self._school.say(
+            f"dean: {few}, too few to judge it: no strength ever moved; shorten probe_every or train longer"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimizer, running means, evidence and counters: a resumed run is the same run."""
         return {
             "network": self.network.state_dict(),
             "noise": list(self.network.noise),
+            "seen": list(self._seen),
             "optimizer": self._optimizer.state_dict(),
             "memory": self._memory.state_dict(),
             "evidence": self._evidence.state_dict(),
@@ -204,7 +213,7 @@ class DeanController(Steady):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         self.network.load_state_dict(state["network"])
-        self.network.noise = tuple(state["noise"])
+        self.network.noise, self._seen = tuple(state["noise"]), tuple(state["seen"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._memory.load_state_dict(state["memory"])
         self._evidence.load_state_dict(state["evidence"])
@@ -229,11 +238,13 @@ class DeanController(Steady):
             now = [self._strengths[name] for name in gradients.names]
             batch = school.held_out(self._probes, self._size)
             ahead = look_ahead(school, gradients, self._base[TASK], now, batch, self._rate)
-            self._evidence.add(seen.names, ahead.derivatives)
+            self._evidence.add(seen.names, self._to_learn_from(seen, ahead, now))
             self._learn(seen, a_R, b_R)
         self._probes += 1
         if not self._frozen:
-            self._doubt(seen)
+            self._note_noise(seen)
+            if self._probes == 2 * self._evidence.least:
+                self._doubt()
         self._trail = {**self._standing(), **self._found(seen, ahead)}
 
     def _may_move(self, name: str) -> bool:
@@ -261,7 +272,7 @@ class DeanController(Steady):
             factors |= chosen
         # A term without strength has none to move.
         counted = {name: own for name, own in zip(seen.names, free, strict=True) if self._has(name)}
-        self._fallen_back = 1 - sum(counted.values()) / max(1, len(counted))
+        self._fallen_back = 1 - sum(counted.values()) / len(counted) if counted else 0.0
         moved = any(abs(factors[name] - 1) > UNMOVED for name in counted)
         self._moved = self._moved or moved
 
@@ -284,31 +295,47 @@ class DeanController(Steady):
         if not any(shown):
             return
         z_R = torch.cat([a_R[: seen.terms], b_R[seen.terms :]])
-        of = [(name, own) for name, own in zip(seen.names, shown, strict=True)]
+        of = zip(seen.names, shown, strict=True)
         x_R = torch.tensor([self._evidence.last(name) if own else 0.0 for name, own in of])
-        if self._keep_sum:
-            # All of them raised together are divided back: only what they differ in moves a strength.
-            share_T = torch.tensor([self._base[n] if own else 0.0 for n, own in of[: seen.terms]])
-            share_T = share_T / share_T.sum().clamp_min(1e-30)
-            x_R[: seen.terms] -= share_T * x_R[: seen.terms].sum()
         surrogate = (x_R * z_R).sum() + PULL / 2 * z_R.square().sum()
         self._optimizer.zero_grad(set_to_none=True)
         surrogate.backward()
         self._optimizer.step()
 
-    def _doubt(self, seen: Look) -> None:
-        """Note which strengths are noise; say so once, after many probes, if all of them are."""
-        names = [name for name in seen.names if self._has(name)]
-        self.network.noise = tuple(name for name in names if not self._evidence.shown(name))
-        if self._probes != 2 * self._evidence.least or len(self.network.noise) < len(names):
+    def _note_noise(self, seen: Look) -> None:
+        """Keep what is known of each strength: of one without N probes here what the loaded dean knew."""
+        noise = set(self.network.noise)
+        for name in filter(self._has, seen.names):
+            fresh = not self._loaded and not self._evidence.enough(name)
+            if self._evidence.enough(name) or fresh or self._evidence.shown(name):
+                (noise.discard if self._evidence.shown(name) else noise.add)(name)
+        self.network.noise = tuple(sorted(noise))
+        self._seen = tuple(filter(self._has, seen.names))
+
+    def _doubt(self) -> None:
+        """Say so where probes were many, and all strengths are noise."""
+        if not self._seen or any(map(self._evidence.shown, self._seen)):
             return
-        best = max(names, key=lambda name: abs(self._evidence.t(name)))
+        best = max(self._seen, key=lambda name: abs(self._evidence.t(name)))
         self._school.say(
             f"dean: {self._probes} probes, and for no strength do they agree on whether more of it helps "
             f"(largest |t| {abs(self._evidence.t(best)):.1f}, of {best}; 95% sure is asked for): strengths "
             "are the recipe's until they do; a larger probe_size or held_out means less noise, and a term "
             "that teaches nothing is better left out"
         )
+
+    def _to_learn_from(self, seen: Look, ahead: Ahead, now: Sequence[float]) -> list[float]:
+        """h; where the sum is kept, what is left when a term is raised at the cost of all of them.
+
+        With strengths s_i = S v_i / sum v the derivative by log v_i is s_i h_i - s_i / S sum_j s_j h_j.
+        """
+        found = list(ahead.derivatives)
+        total = sum(now)
+        if not self._keep_sum or total <= 0:
+            return found
+        gained = [s * h for s, h in zip(now, found[: seen.terms], strict=True)]
+        shared = [g - s / total * sum(gained) for s, g in zip(now, gained, strict=True)]
+        return [*shared, *found[seen.terms :]]
 
     def _standing(self) -> dict[str, float]:
         """What holds at every step until the next probe."""
@@ -320,7 +347,7 @@ class DeanController(Steady):
             if not self._frozen:
                 known["dean.judged"] = float(self._evidence.judged)
         return {
-            "dean.fallback": self._fallen_back,
+            "dean.fallback": self._fallen_back if self._decides else 0.0,
             **known,
             **{f"sparsity_strength.{name}": value for name, value in layers.items()},
         }

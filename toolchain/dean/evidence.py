@@ -6,13 +6,14 @@
     shown     once p > 95% over all probes, or p > 99% over the last N; and there are N
     no more   once p < 90% over both
 
-h is the derivative of the held-out loss by that strength. Two probes share neither the samples that are
-looked ahead at nor those that the terms' gradients are of, so what is noise in either, e.g. a teacher whose
-answers mean nothing, changes sign from probe to probe. Noise is presumed: a strength stays the recipe's until
-its derivative has shown a sign, and is the recipe's again where neither the last N probes nor all together
-come near one any more; in between it stays what it was, so that no strength jumps to and fro. Each is judged
-by itself: a term with a clear say earns no trust for others. Divided by the root mean square of its recent
-past every probe counts about the same, also when gradients have become a tenth of what they were.
+h is the derivative of the held-out loss by that strength. Probes that follow each other share neither the
+samples that are looked ahead at nor those that the terms' gradients are of, as long as the held-out part has
+enough for both, so what is noise in either, e.g. a teacher whose answers mean nothing, changes sign from
+probe to probe. Noise is presumed: a strength stays the recipe's until its derivative has shown a sign, and is
+the recipe's again where neither the last N probes nor all together come near one any more; in between it
+stays what it was, so that no strength jumps to and fro. Each is judged by itself: a term with a clear say
+earns no trust for others. Divided by the root mean square of its recent past every probe counts about the
+same, also when gradients have become a tenth of what they were.
 
 The test is made anew at every probe, so that noise passes now and then, for some probes. Over the last N
 probes more is asked for, because there are many last N in a training; and how far a strength can go that
@@ -78,8 +79,9 @@ class Evidence:
         self._shown: set[str] = set()
 
     def add(self, names: Iterable[str], derivatives: Iterable[float]) -> None:
-        """Take in one probe, and judge anew."""
-        for name, value in zip(names, derivatives, strict=True):
+        """Take in one probe, and judge anew; what is not finite says nothing."""
+        for name, found in zip(names, derivatives, strict=True):
+            value = found if math.isfinite(found) else 0.0
             recent = [*self._recent.get(name, []), value][-self._least :]
             scale = math.sqrt(fmean(each * each for each in recent))
             x = value / scale if scale > 0 else 0.0
@@ -118,6 +120,10 @@ class Evidence:
         """Whether a strength has N probes; 2 where nobody asks for evidence, because one moves nothing."""
         least = self._least if self._presume else 2
         return any(count >= least for count, _, _ in self._sums.values())
+
+    def enough(self, name: str) -> bool:
+        """Whether this strength has N probes."""
+        return self._sums.get(name, (0, 0.0, 0.0))[0] >= self._least
 
     def shown(self, name: str) -> bool:
         """Whether this strength's derivative is shown to be no noise, or nobody asks."""

@@ -120,10 +120,10 @@ def notes_on_teaching(artifact: Artifact) -> list[str]:
     for log in sorted(artifact.root.glob("*.metrics.jsonl")):
         trail = trail_of(log)
         fallback, left_out = trail.get(FALLBACK), never(trail)
-        if fallback is not None and fallback.mean > 0:
+        if fallback is not None and fallback.last > 0:
             notes.append(
-                f"{artifact.stage}: {fallback.mean:.0%} of the dean's strengths, in the mean over all steps, "
-                "were the recipe's, for want of evidence that moving them helps"
+                f"{artifact.stage}: at the end {fallback.last:.0%} of the dean's strengths were the "
+                "recipe's, for want of evidence that moving them helps"
             )
         if MOVED in left_out:
             why = "too few probes" if JUDGED in left_out else "its signal was noise"

@@ -62,7 +62,7 @@ def test_each_family_has_its_own_figure() -> None:
                     "distilled.layer1": [0.2, 0.3],
                     "temperature": [4.0, 4.5],
                     "sparsity.conv1": [0.0, 0.25],
-                    "dean.agreement": [0.3, 0.2],
+                    "t.kl": [0.3, 0.2],
                 }
             )
         ]
@@ -182,7 +182,7 @@ def test_extremes_of_a_long_run_are_drawn() -> None:
 
 
 def test_a_fallback_is_said_with_its_steps() -> None:
-    values = [0.0] * 10 + [1.0] * 5 + [0.75] * 5 + [1.0] * 3
+    values = [1.0] * 6 + [0.0] * 4 + [1.0] * 5 + [0.75] * 5 + [1.0] * 3
     assert fallbacks([log({FALLBACK: values}), log({"strength.kl": [1.0]})]) == [
         "recover: nothing showed that moving a strength helps, and all of the dean's were the recipe's from "
         "step 11 to 15, step 21 on."

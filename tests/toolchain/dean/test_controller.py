@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -236,6 +238,46 @@ def test_noise_stays_at_the_recipes_strength_beside_a_teacher_that_is_right(
     strengths = again.strengths(0, 60, {})
     assert strengths["bad"] == 0.5 and strengths["good"] != 0.5
     assert again.trail()["dean.fallback"] == 0.5
+
+
+def test_strengths_of_zero_are_nothing_to_set(make_school: Make) -> None:
+    school = make_school(strengths={"good": 0.0})
+    dean = DeanController(school, **{**OPTIONS, "probe_every": 1}, trust_probes=2)
+    training = Training(school, dean, 12)
+    training.run(0, 12)
+    assert training.seen[-1]["good"] == 0.0 and training.seen[-1]["dean.fallback"] == 0.0
+
+
+def test_a_loaded_dean_keeps_its_verdicts_until_there_are_probes_enough(
+    make_school: Make, tmp_path: Path
+) -> None:
+    first = Training(school := make_school(), DeanController(school, **OPTIONS), 60)
+    first.run(0, 60)
+    first.controller.network.noise = ("a layer that is gone",)
+    first.controller.keep(tmp_path)
+    load = str(tmp_path / "dean.safetensors")
+    dean = DeanController(school := make_school(), **OPTIONS, load=load)
+    Training(school, dean, 60).run(0, 12)
+    assert dean.network.noise == ("a layer that is gone",)
+
+
+def test_what_helps_more_gets_the_others_share_whatever_their_strengths(make_school: Make) -> None:
+    """The derivative of a strength at the cost of all, against one by finite differences."""
+    dean = DeanController(
+        make_school(strengths={"good": 0.9, "bad": 0.1}), **OPTIONS, keep_sum=True
+    )
+    h, s = (-10.0, -1.0), (0.9, 0.1)
+    seen = SimpleNamespace(terms=2, names=("good", "bad"))
+    ahead = SimpleNamespace(derivatives=(*h, 0.25))
+    good, bad, layer = dean._to_learn_from(seen, ahead, s)  # type: ignore[arg-type]
+
+    def value(raised: int, by: float) -> float:
+        v = [each * math.exp(by if n == raised else 0.0) for n, each in enumerate(s)]
+        return sum(a * b / sum(v) for a, b in zip(h, v, strict=True))
+
+    for number, found in enumerate((good, bad)):
+        assert found == pytest.approx((value(number, 1e-5) - value(number, -1e-5)) / 2e-5, rel=1e-6)
+    assert good < 0 < bad and layer == 0.25
 
 
 def test_a_strength_that_was_taken_far_down_by_mistake_comes_back(make_school: Make) -> None:

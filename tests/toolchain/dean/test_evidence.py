@@ -83,6 +83,12 @@ def test_what_was_shown_is_not_dropped_for_one_probe() -> None:
     assert not evidence.shown("kl")
 
 
+def test_what_is_not_finite_says_nothing() -> None:
+    evidence = filled([1.0, math.inf, 1.1, math.nan, 0.9, 1.0, 1.1, 1.0], 6)
+    assert math.isfinite(evidence.t("kl")) and math.isfinite(evidence.last("kl"))
+    assert evidence.shown("kl")
+
+
 def test_t_by_hand_and_its_quantile() -> None:
     values = [0.1, 0.4, -0.2, 0.3]
     mean = sum(values) / 4
