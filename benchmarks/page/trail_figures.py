@@ -101,9 +101,9 @@ def unmoved(logs: Sequence[Log]) -> list[str]:
         )
         if idle:
             why = (
-                "there were too few probes to judge its signal"
+                "there were too few probes to judge it"
                 if unjudged
-                else "its signal was noise"
+                else "there was no evidence that moving one helps"
             )
             told.append(
                 f"{log.stage}, the dean: it never moved a strength from the recipe's: {why}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -12,7 +13,7 @@ from toolchain.ablation.outcome import Outcome
 from toolchain.ablation.paired import Paired, paired
 from toolchain.ablation.variants import Variant
 from toolchain.ablation.workers import Failure
-from toolchain.runs.training_logs import FALLBACK, JUDGED, MOVED, Course, never
+from toolchain.runs.training_logs import FALLBACK, MOVED, Course, never, why_unmoved
 
 DEAN, FIXED = "dean", "fixed"
 DISTILLED, LOGITS = "distilled.", "logits"
@@ -72,20 +73,12 @@ class Ablation:
         """Where a dean moved nothing: for want of probes, or because they were noise."""
         for name in (variant.name for variant in self.variants):
             found = self._never(name)
-            runs = _runs(len(found))
-            still = sum(MOVED in one for one in found)
-            if not still:
-                continue
-            early = sum(JUDGED in one for one in found)
-            for count, why, remedy in (
-                (early, "too few probes to judge it", "shorten probe_every or train longer"),
-                (still - early, "its signal was noise", "raise probe_size or held_out"),
-            ):
-                if count:
-                    yield (
-                        f"{name}: the dean never moved a strength in {count} of {runs} ({why}), so this was "
-                        f"fixed strength, on fewer images; {remedy}."
-                    )
+            reasons = Counter(why_unmoved(one) for one in found if MOVED in one)
+            for (why, remedy), count in reasons.items():
+                yield (
+                    f"{name}: the dean never moved a strength in {count} of {_runs(len(found))} ({why}), so "
+                    f"this was fixed strength, on fewer images; {remedy}."
+                )
 
     def _spots(self) -> Iterator[str]:
         """Where a policy left samples out: at shallow spots, as its authors saw, or hardly anywhere."""

@@ -16,7 +16,7 @@ from benchmarks.statistics.student_t import mean_interval
 from toolchain.analysis.probing import Probed, samples
 from toolchain.analysis.rank_correlation import Correlation, correlate
 from toolchain.analysis.sparsities import Damage
-from toolchain.runs.training_logs import JUDGED, MOVED
+from toolchain.runs.training_logs import MOVED, why_unmoved
 
 
 @dataclass(frozen=True)
@@ -163,14 +163,10 @@ def sentences(
         left_out = (never or {}).get(name, ())
         found = delay(seen, other)
         if MOVED in left_out:
-            remedy = (
-                "it had too few probes; shorten probe_every or train longer"
-                if JUDGED in left_out
-                else "its signal was noise; raise probe_size or held_out"
-            )
+            why, remedy = why_unmoved(left_out)
             said.append(
-                f"Under {name} no strength ever moved from the recipe's, so there is nothing to compare: "
-                f"{remedy}."
+                f"Under {name} no strength ever moved from the recipe's ({why}), so there is nothing to "
+                f"compare; {remedy}."
             )
         elif found is not None:
             said.append(

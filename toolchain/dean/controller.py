@@ -148,7 +148,7 @@ class DeanController(Steady):
         self._strengths = dict(self._base)
         self._trail: dict[str, float] = {}
         self._probes, self._fallen_back = 0, 0.0
-        self._moved, self._seen = False, tuple[str, ...]()
+        self._moved = False
 
     @property
     def probe_every(self) -> int:
@@ -200,7 +200,6 @@ class DeanController(Steady):
         return {
             "network": self.network.state_dict(),
             "noise": list(self.network.noise),
-            "seen": list(self._seen),
             "optimizer": self._optimizer.state_dict(),
             "memory": self._memory.state_dict(),
             "evidence": self._evidence.state_dict(),
@@ -213,7 +212,7 @@ class DeanController(Steady):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         self.network.load_state_dict(state["network"])
-        self.network.noise, self._seen = tuple(state["noise"]), tuple(state["seen"])
+        self.network.noise = tuple(state["noise"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._memory.load_state_dict(state["memory"])
         self._evidence.load_state_dict(state["evidence"])
@@ -306,17 +305,18 @@ class DeanController(Steady):
         """Keep what is known of each strength: of one without N probes here what the loaded dean knew."""
         noise = set(self.network.noise)
         for name in filter(self._has, seen.names):
-            fresh = not self._loaded and not self._evidence.enough(name)
-            if self._evidence.enough(name) or fresh or self._evidence.shown(name):
-                (noise.discard if self._evidence.shown(name) else noise.add)(name)
+            if self._evidence.shown(name):
+                noise.discard(name)
+            elif self._evidence.enough(name) or not self._loaded:
+                noise.add(name)
         self.network.noise = tuple(sorted(noise))
-        self._seen = tuple(filter(self._has, seen.names))
 
     def _doubt(self) -> None:
         """Say so where probes were many, and all strengths are noise."""
-        if not self._seen or any(map(self._evidence.shown, self._seen)):
+        names = [name for name in self._evidence.names if self._has(name)]
+        if not names or any(map(self._evidence.shown, names)):
             return
-        best = max(self._seen, key=lambda name: abs(self._evidence.t(name)))
+        best = max(names, key=lambda name: abs(self._evidence.t(name)))
         self._school.say(
             f"dean: {self._probes} probes, and for no strength do they agree on whether more of it helps "
             f"(largest |t| {abs(self._evidence.t(best)):.1f}, of {best}; 95% sure is asked for): strengths "
@@ -358,18 +358,17 @@ class DeanController(Steady):
         if ahead is not None:
             trail["dean.held_out_loss"] = ahead.loss
             trail["dean.step"] = ahead.learning_rate
+            trail |= {f"t.{name}": self._evidence.t(name) for name in seen.names}
         for number, name in enumerate(seen.names[: seen.terms]):
             trail[f"distillability.{name}"] = self._memory.cosine(name)
             trail[f"distillability_now.{name}"] = seen.cosines[number]
             trail[f"distillability_all.{name}"] = seen.cosines_all[number]
             if ahead is not None:
                 trail[f"hypergradient.{name}"] = ahead.derivatives[number]
-                trail[f"t.{name}"] = self._evidence.t(name)
         for number, name in enumerate(seen.names[seen.terms :], start=seen.terms):
             trail[f"sparsity.{name}"] = seen.channels[number][2]
             if ahead is not None:
                 trail[f"sparsity_hypergradient.{name}"] = ahead.derivatives[number]
-                trail[f"t.{name}"] = self._evidence.t(name)
         return trail
 
     def _check_batches(self) -> None:

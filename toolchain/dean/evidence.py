@@ -92,9 +92,9 @@ class Evidence:
             self._judge(name)
 
     def _judge(self, name: str) -> None:
-        sums, last = self._sums[name], self._scaled[name]
-        if sums[0] < self._least:
+        if not self.enough(name):
             return
+        sums, last = self._sums[name], self._scaled[name]
         few = (len(last), sum(last), sum(x * x for x in last))
         of_all, of_few = (confidence(t_statistic(*each), each[0]) for each in (sums, few))
         if of_all > SURE or of_few > SURE_OF_A_FEW:
@@ -109,6 +109,11 @@ class Evidence:
     def t(self, name: str) -> float:
         """t over all probes so far; within +-99, which is as good as sure."""
         return max(-99.0, min(99.0, t_statistic(*self._sums.get(name, (0, 0.0, 0.0)))))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all strengths that ever had a probe."""
+        return tuple(self._sums)
 
     @property
     def least(self) -> int:

@@ -91,6 +91,13 @@ def never(trail: Mapping[str, Course]) -> tuple[str, ...]:
     return left_out if MOVED in left_out else ()
 
 
+def why_unmoved(left_out: Iterable[str]) -> tuple[str, str]:
+    """Why a dean moved no strength, and what to do, of one that ``never`` says that of."""
+    if JUDGED in left_out:
+        return "too few probes to judge it", "shorten probe_every or train longer"
+    return "no evidence that moving one helps", "raise probe_size or held_out"
+
+
 def trail_of(log: Path) -> dict[str, Course]:
     """What the controller of a training set, from its log; empty where the recipe says it all."""
     return _trail(row for row in _rows(log) if row.get("kind") == "trail")

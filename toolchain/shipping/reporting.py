@@ -19,7 +19,7 @@ from deploy.bundle import Bundle
 from deploy.sessions.ort import OrtCpuSession
 from toolchain.recipe.files import portable
 from toolchain.runs.artifacts import installed_versions
-from toolchain.runs.training_logs import FALLBACK, JUDGED, MOVED, never, trail_of
+from toolchain.runs.training_logs import FALLBACK, MOVED, never, trail_of, why_unmoved
 from toolchain.shipping.exporting import BUNDLE, numpy_batches
 from toolchain.student import data_of
 
@@ -126,7 +126,7 @@ def notes_on_teaching(artifact: Artifact) -> list[str]:
                 "recipe's, for want of evidence that moving them helps"
             )
         if MOVED in left_out:
-            why = "too few probes" if JUDGED in left_out else "its signal was noise"
+            why, _ = why_unmoved(left_out)
             notes.append(
                 f"{artifact.stage}: the dean never moved a strength from the recipe's: {why}"
             )

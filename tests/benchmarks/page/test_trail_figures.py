@@ -198,8 +198,9 @@ def test_a_dean_that_never_moved_is_said_with_the_reason() -> None:
     noise = log({JUDGED: [0.0] + [1.0] * 3, MOVED: [0.0] * 4})
     assert unmoved([early, still, noise]) == [
         "ddsl-prune, the dean: it never moved a strength from the recipe's: there were too few probes to "
-        "judge its signal.",
-        "recover, the dean: it never moved a strength from the recipe's: its signal was noise.",
+        "judge it.",
+        "recover, the dean: it never moved a strength from the recipe's: there was no evidence that "
+        "moving one helps.",
     ]
 
 

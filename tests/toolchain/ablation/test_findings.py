@@ -152,7 +152,10 @@ def test_a_dean_that_moved_nothing_is_said_with_the_reason(outcome: Make) -> Non
         return said(ablation([*runs, *fixed]))
 
     text = told(trail(1, 1), trail(1, 1), trail(1, 0))
-    assert "dean: the dean never moved a strength in 1 of 3 runs (its signal was noise), so" in text
+    assert (
+        "dean: the dean never moved a strength in 1 of 3 runs (no evidence that moving one helps), so"
+        in text
+    )
     assert "The dean does not beat fixed strength here." in text
     text = told(trail(0, 0), trail(0, 0), trail(0, 0))
     assert "never moved a strength in 3 of 3 runs (too few probes to judge it)" in text

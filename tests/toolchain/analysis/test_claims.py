@@ -82,10 +82,10 @@ def test_a_controller_that_moved_nothing_is_not_compared() -> None:
     never = {"dean": ("moved", "judged"), "anti": ("moved",)}
     said = sentences(seen, {}, {"dean": seen, "anti": seen, "ramp": seen}, never)[-3:]
     assert said[0] == (
-        "Under dean no strength ever moved from the recipe's, so there is nothing to compare: it had too "
-        "few probes; shorten probe_every or train longer."
+        "Under dean no strength ever moved from the recipe's (too few probes to judge it), so there is "
+        "nothing to compare; shorten probe_every or train longer."
     )
-    assert said[1].endswith("compare: its signal was noise; raise probe_size or held_out.")
+    assert said[1].endswith("nothing to compare; raise probe_size or held_out.")
     assert said[2].endswith("another seed.")
 
 

@@ -95,11 +95,13 @@ def test_every_session_is_closed_wherever_it_fails(
         ),
         (
             [{"dean.fallback": 0.0, "dean.moved": 0.0, "dean.judged": 0.0}],
-            ["the dean never moved a strength from the recipe's: too few probes"],
+            ["the dean never moved a strength from the recipe's: too few probes to judge it"],
         ),
         (
             [{"dean.fallback": 0.0, "dean.moved": 0.0, "dean.judged": 1.0}],
-            ["the dean never moved a strength from the recipe's: its signal was noise"],
+            [
+                "the dean never moved a strength from the recipe's: no evidence that moving one helps"
+            ],
         ),
         ([{"strength.kl": 0.5}], []),
     ],
