@@ -49,6 +49,18 @@ WINDOW = 6
 UNMOVED = 1e-5
 
 
+def require_all(options: Mapping[str, Any], samples: int) -> None:
+    """Refuse a dean to load that is none, and a held-out part without a batch of ``probe_size``.
+
+    Raises:
+        ConfigError: Says what is wrong with the file, or how many samples are needed.
+    """
+    if options["load"] is not None:
+        with torch.random.fork_rng(devices=[]):  # this may be asked where nothing may be drawn
+            DeanNetwork.load(Path(options["load"]))
+    require_held_out(options, samples)
+
+
 def require_held_out(options: Mapping[str, Any], samples: int) -> None:
     """Refuse a held-out part that has no batch of ``probe_size``; a frozen dean looks at none.
 
@@ -68,7 +80,7 @@ def require_held_out(options: Mapping[str, Any], samples: int) -> None:
     about="a meta-network sets each term's strength from its distillability, and each layer's sparsity",
     source="DDSL: Liu et al. 2022, TPAMI 45(3); a reconstruction",
     held_out=True,
-    require=require_held_out,
+    require=require_all,
     version=3,
 )
 class DeanController(Steady):

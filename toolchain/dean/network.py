@@ -34,6 +34,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -47,6 +48,14 @@ GAIN = 2.0
 # lambda: sigmoid(1 / lambda) is 0.98, so that a dean that is sure comes near its range's ends.
 PULL = 0.25
 FILE, METADATA = "dean.safetensors", "dean"
+
+
+class _Facts(BaseModel):
+    """What lies beside a dean's weights; of one from before noise was told apart everything moved."""
+
+    alpha_max: float = Field(gt=1, allow_inf_nan=False)
+    beta_max: float = Field(gt=1, allow_inf_nan=False)
+    noise: tuple[str, ...] = ()
 
 
 class DeanNetwork(nn.Module):
@@ -112,28 +121,37 @@ class DeanNetwork(nn.Module):
         """The dean that an earlier run left.
 
         Raises:
-            ConfigError: There is none at ``path``, or one that looks at something else.
+            ConfigError: There is none at ``path``, a damaged one, or one that looks at something else.
         """
+        unreadable = (
+            f"distil.controller_options.load: {str(path)!r} cannot be read (%s); accepted is a {FILE} of an "
+            "earlier run; it lies beside the student of the stage that wrote it"
+        )
         try:
             with safe_open(path, framework="pt") as file:
                 known = json.loads((file.metadata() or {}).get(METADATA, "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, ValueError, SafetensorError) as error:
-            raise ConfigError(
-                f"distil.controller_options.load: {str(path)!r} cannot be read ({error}); accepted is "
-                f"a {FILE} of an earlier run; it lies beside the student of the stage that wrote it"
-            ) from error
-        features = known.get("features", ["nothing known"])
+            raise ConfigError(unreadable % error) from error
+        features = known.get("features") if isinstance(known, dict) else None
         if features != list(FEATURES):
+            has = ",".join(map(str, features)) if isinstance(features, list) else "nothing known"
             raise ConfigError(
-                f"distil.controller_options.load: {str(path)!r} is a dean that looks at "
-                f"{','.join(features)}; accepted is one that looks at "
-                f"{','.join(FEATURES)}; train one with this version"
+                f"distil.controller_options.load: {str(path)!r} is a dean that looks at {has}; accepted is "
+                f"one that looks at {','.join(FEATURES)}; train one with this version"
             )
-        dean = cls(known["alpha_max"], known["beta_max"], seed=0)
+        try:
+            facts = _Facts.model_validate(known)
+        except ValidationError as error:
+            first = error.errors()[0]
+            said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise ConfigError(unreadable % said) from error
+        dean = cls(facts.alpha_max, facts.beta_max, seed=0)
+        shapes = {name: tuple(tensor.shape) for name, tensor in dean.state_dict().items()}
+        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
+            raise ConfigError(unreadable % "its tensors are not those of a dean")
         dean.load_state_dict(tensors)
-        # Of a dean from before they were told apart: everything moved.
-        dean.noise = tuple(known.get("noise", ()))
+        dean.noise = facts.noise
         return dean
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import ConfigError
-from toolchain.dean.controller import DeanController, require_held_out
+from toolchain.dean.controller import DeanController, require_all
 from toolchain.distillation.controllers.controller import Stats, Steady, controller
 from toolchain.distillation.lessons import TASK, School
 from toolchain.distillation.options import HeldOut
@@ -71,7 +71,7 @@ class ReplayStrength(Steady):
     about="the dean's strengths mirrored at the recipe's: what hurts gets more; for ablations",
     source="after DDSL: Liu et al. 2022; ours",
     held_out=True,
-    require=require_held_out,
+    require=require_all,
     version=3,
 )
 class AntiDean(Steady):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,6 +67,29 @@ def test_files_that_are_no_dean_are_refused_in_a_line(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=message) as caught:
             DeanNetwork.load(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("facts", "drop", "message"),
+    [
+        ({"noise": 5}, "", "cannot be read .noise: Input should be a valid tuple"),
+        ({"alpha_max": 0.5}, "", "cannot be read .alpha_max: Input should be greater than 1"),
+        ({}, "layers.4.bias", "its tensors are not those of a dean"),
+        ({"features": 3}, "", "looks at nothing known"),
+        (None, "", "looks at nothing known"),
+    ],
+)
+def test_a_damaged_dean_is_refused_in_a_line(
+    facts: dict[str, Any] | None, drop: str, message: str, tmp_path: Path
+) -> None:
+    dean = DeanNetwork(3.0, 1.5, 4)
+    known = {"alpha_max": 3.0, "beta_max": 1.5, "features": list(FEATURES), "noise": []}
+    text = json.dumps([1, 2] if facts is None else known | facts)
+    tensors = {name: value for name, value in dean.state_dict().items() if name != drop}
+    save_file(tensors, tmp_path / FILE, metadata={"dean": text})
+    with pytest.raises(ConfigError, match=message) as caught:
+        DeanNetwork.load(tmp_path / FILE)
+    assert "\n" not in str(caught.value)
 
 
 def test_its_file_has_the_same_bytes_whenever_it_is_written(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from deploy.errors import CompressDeployError, ConfigError
 from toolchain.cli import app
+from toolchain.dean.network import DeanNetwork
 from toolchain.distillation.preflight import Preflight
 from toolchain.models import registry
 from toolchain.recipe.reading import load_recipe
@@ -166,7 +167,9 @@ def test_a_stage_that_says_it_elsewhere_is_named_with_the_place(quarters: Path) 
 
 
 @pytest.mark.parametrize("controller", ["dean", "anti"])
-def test_a_held_out_part_has_to_hold_a_probe(quarters: Path, controller: str) -> None:
+def test_a_held_out_part_has_to_hold_a_probe(
+    quarters: Path, controller: str, tmp_path: Path
+) -> None:
     def asked(**options: Any) -> Recipe:
         loss = {"loss": "kl", "temperature": 4.0}
         return recipe(quarters, taught(loss, controller=controller, controller_options=options))
@@ -176,7 +179,14 @@ def test_a_held_out_part_has_to_hold_a_probe(quarters: Path, controller: str) ->
     assert said.startswith("stages[2] (recover): distil.controller_options.held_out: 16 samples")
     assert "accepted are at least 128" in refusal(asked())
     # A frozen dean looks at nothing there.
-    Preflight().check(asked(frozen=True, load="dean.safetensors"))
+    file = tmp_path / "dean.safetensors"
+    DeanNetwork(2.0, 2.0, 0).save(file, {})
+    before = torch.get_rng_state()
+    Preflight().check(asked(frozen=True, load=str(file)))
+    assert torch.equal(torch.get_rng_state(), before)
+    file.write_bytes(b"no dean")
+    said = refusal(asked(frozen=True, load=str(file)))
+    assert said.startswith("stages[2] (recover): distil.controller_options.load: ")
     assert "accepted: above 0 and below 1" in refusal(asked(held_out=1.5))
 
 
