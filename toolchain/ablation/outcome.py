@@ -63,13 +63,10 @@ class Outcome:
         return asdict(self)
 
 
-def run_one(
-    variant: str, recipe: Recipe, out: Path, progress: Progress, *, patient: bool = False
-) -> Outcome:
+def run_one(variant: str, recipe: Recipe, out: Path, progress: Progress) -> Outcome:
     """Run the recipe's chain, or find it done, and test its student once.
 
-    Args:
-        patient: Whether to wait for another process that is making an artifact of this chain.
+    Variants share stages: where another process is making one of this chain's, this one waits.
 
     Raises:
         ConfigError: The chain leaves no student that could be tested.
@@ -84,7 +81,7 @@ def run_one(
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     recipe = with_equal_steps(recipe, data_of(RunContext(recipe, out)))
-    last = run_stages(recipe, out, progress=progress, patient=patient)
+    last = run_stages(recipe, out, progress=progress, patient=True)
     student = next((made for made in last.lineage() if "validation_top1" in made.metrics), None)
     if student is None:
         raise ConfigError(

@@ -181,7 +181,7 @@ def _run_logged(job: Job, out: Path) -> tuple[Outcome | Failure, bool]:
     with path.open("w", encoding="utf-8") as log:
         progress = Progress(plain=True, console=Console(file=log, width=200, highlight=False))
         try:
-            return run_one(job.variant, job.recipe, out, progress, patient=True), True
+            return run_one(job.variant, job.recipe, out, progress), True
         except CompressDeployError as error:
             progress.say(f"failed: {error}")
             return Failure(job.variant, job.seed, str(error)), True

@@ -151,7 +151,7 @@ class RunContext:
         try:
             _make_writable(folder)
             remove_dead_scratch(folder)
-            with KeyLock(folder, name, patient=self.patient):
+            with KeyLock(folder, name, waits=self.say if self.patient else None):
                 if (folder / name).exists():
                     self.say(f"{stage.stage}: found {folder / name}")
                 else:

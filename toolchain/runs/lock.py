@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -17,20 +18,25 @@ from deploy.errors import StorageError
 
 SCRATCH = ".scratch-"
 LOOK_AGAIN_S = 0.2
+# A lock is also held for a moment by whoever sweeps up, or looks and finds the artifact made.
+GRACE_S = 1.0
 
 
 class KeyLock:
     """Held while ``<folder>/<name>`` is being made.
 
     Args:
-        patient: Whether to wait for another process that holds it.
+        waits: Is told once that another process holds it, and waits for as long as it does; without one
+            only a moment is waited.
 
     Raises:
         StorageError: another living process is making the same artifact, and nobody waits for it.
     """
 
-    def __init__(self, folder: Path, name: str, *, patient: bool = False) -> None:
-        self._path, self._patient = folder / f".lock-{name}", patient
+    def __init__(
+        self, folder: Path, name: str, *, waits: Callable[[str], None] | None = None
+    ) -> None:
+        self._path, self._waits = folder / f".lock-{name}", waits
         self._descriptor: int | None = None
 
     def try_acquire(self) -> bool:
@@ -61,16 +67,26 @@ class KeyLock:
             self._descriptor = None
 
     def __enter__(self) -> KeyLock:
+        asked, told = time.monotonic(), False
         while not self.try_acquire():
-            if self._patient:
-                time.sleep(LOOK_AGAIN_S)
-                continue
-            holder = self._path.read_text() if self._path.exists() else ""
-            raise StorageError(
-                f"{self._path.parent}: process {holder or 'unknown'} is making the same artifact; "
-                "wait for it to end, or give another --out"
-            )
+            if not told and time.monotonic() - asked > GRACE_S:
+                if self._waits is None:
+                    raise StorageError(
+                        f"{self._path.parent}: {self._holder()} is making the same artifact; "
+                        "wait for it to end, or give another --out"
+                    )
+                self._waits(f"waiting for {self._holder()}, which is making the same artifact")
+                told = True
+            time.sleep(LOOK_AGAIN_S)
         return self
+
+    def _holder(self) -> str:
+        """Who wrote its number into the lock, which may vanish at any moment."""
+        try:
+            number = self._path.read_text()
+        except FileNotFoundError:
+            number = ""
+        return f"process {number}" if number else "another process"
 
     def __exit__(
         self,
