@@ -7,6 +7,7 @@ after it was captured is wrong.
 from __future__ import annotations
 
 import operator
+import re
 
 from torch import fx, nn
 
@@ -16,11 +17,14 @@ from toolchain.graph import module_of
 # fmt: off
 _VIEWS = frozenset(
     {
-        "as_strided", "chunk", "contiguous", "detach", "diagonal", "dropout", "expand",
-        "expand_as", "flatten", "float", "getattr", "getitem", "movedim", "narrow", "permute",
-        "ravel", "real", "reshape", "reshape_as", "select", "split", "squeeze", "swapaxes",
-        "swapdims", "t", "to", "transpose", "type", "type_as", "unbind", "unflatten", "unfold",
-        "unsqueeze", "view", "view_as",
+        "adjoint", "alpha_dropout", "as_strided", "atleast_1d", "atleast_2d", "atleast_3d",
+        "bfloat16", "broadcast_to", "chunk", "contiguous", "cpu", "cuda", "detach", "diagonal",
+        "double", "dropout", "dropout1d", "dropout2d", "dropout3d", "dsplit", "expand",
+        "expand_as", "feature_alpha_dropout", "feature_dropout", "flatten", "float", "getattr",
+        "getitem", "half", "hsplit", "imag", "moveaxis", "movedim", "narrow", "permute", "ravel",
+        "real", "reshape", "reshape_as", "select", "split", "squeeze", "swapaxes", "swapdims", "t",
+        "tensor_split", "to", "transpose", "type", "type_as", "unbind", "unflatten", "unfold",
+        "unsqueeze", "view", "view_as", "view_as_complex", "view_as_real", "vsplit",
     }
 )
 # fmt: on
@@ -55,26 +59,34 @@ _IN_PLACE = frozenset(
 
 def is_overwritten(network: fx.GraphModule, node: fx.Node) -> bool:
     """Whether something that runs after ``node`` may write into the memory of its value."""
-    base = node
-    while base.all_input_nodes and _shares_memory(network, base):
-        base = base.all_input_nodes[0]
     order = {other: position for position, other in enumerate(node.graph.nodes)}
-    shared, waiting = {base}, [base]
+    shared, waiting = set[fx.Node](), [node]
     while waiting:
         one = waiting.pop()
+        if one in shared:
+            continue
+        shared.add(one)
+        waiting += _sources(network, one)
         for user in one.users:
             if order[user] > order[node] and _writes_into(network, user, one):
                 return True
-            if user not in shared and _shares_memory(network, user):
-                shared.add(user)
+            if one in _sources(network, user):
                 waiting.append(user)
     return False
 
 
 def _writes_into(network: fx.GraphModule, node: fx.Node, value: fx.Node) -> bool:
-    if node.kwargs.get("out") is value:
+    if node.kwargs.get("out") is value or _is_foreign(node):
         return True
-    return _writes(network, node) and bool(node.args) and node.args[0] is value
+    return _writes(network, node) and node.all_input_nodes[0] is value
+
+
+def _is_foreign(node: fx.Node) -> bool:
+    """Whether it calls a function of the user's, of which nothing is known."""
+    module = str(getattr(node.target, "__module__", ""))
+    return node.op == "call_function" and not re.match(
+        r"(torch|_operator|builtins|math|toolchain)\b", module
+    )
 
 
 def _writes(network: fx.GraphModule, node: fx.Node) -> bool:
@@ -89,15 +101,15 @@ def _writes(network: fx.GraphModule, node: fx.Node) -> bool:
     return node.target in _IN_PLACE or (name.endswith("_") and name[-2:] != "__") or flag is True
 
 
-def _shares_memory(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether the value of ``node`` may lie in the memory of its first argument."""
+def _sources(network: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
+    """Those of its arguments in whose memory the value of ``node`` may lie."""
     if node.op == "call_module":
         module = module_of(network, node)
         foreign = not type(module).__module__.startswith("torch.nn.modules")
-        return foreign or isinstance(module, _VIEW_MODULES) or _writes(network, node)
-    if node.op in ("call_function", "call_method"):
-        return _name(node) in _VIEWS or _writes(network, node)
-    return False
+        shares = foreign or isinstance(module, _VIEW_MODULES) or _writes(network, node)
+    else:
+        shares = _name(node) in _VIEWS or _writes(network, node)
+    return node.all_input_nodes if _is_foreign(node) else node.all_input_nodes[: int(shares)]
 
 
 def _name(node: fx.Node) -> str:

@@ -14,6 +14,18 @@ from toolchain.distillation.overwriting import is_overwritten
 from toolchain.models import registry
 
 
+@fx.wrap
+def drop_path(y: Tensor) -> Tensor:
+    """Of the user's and not traced: it may return its argument."""
+    return y
+
+
+@fx.wrap
+def halve(y: Tensor) -> Tensor:
+    """Likewise: it may write into its argument."""
+    return y.mul_(0.5)
+
+
 class Conv(nn.Module):
     """What comes after a convolution."""
 
@@ -57,6 +69,11 @@ def as_second_argument(y: Tensor) -> Tensor:
         lambda y: y[:, 0].transpose(0, 1).mul_(2),
         lambda y: F.dropout(y, training=False).relu_(),
         lambda y: torch.add(y * 2, 1, out=y),
+        lambda y: F.dropout2d(y, training=False).relu_(),
+        lambda y: torch.broadcast_to(y.moveaxis(1, 3), (1, 4, 4, 1)).relu_(),
+        lambda y: F.relu(input=y, inplace=True),
+        lambda y: drop_path(y).relu_(),
+        lambda y: halve(y) + 1,
     ],
 )
 def test_what_writes_into_the_memory_of_a_value_is_found(after: Callable[[Tensor], Tensor]) -> None:
