@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from deploy.errors import ConfigError
 from toolchain.distillation.config import Distil
-from toolchain.distillation.teachers.config import Assistant
+from toolchain.distillation.teachers.config import Assistant, InNetwork
 from toolchain.distillation.teachings import place_of
 from toolchain.stages import (
     MASKING,
@@ -56,6 +56,8 @@ def check_order(stages: Sequence[StageModel]) -> None:
             wrong = "nothing is masked there"
         elif name in MASKING and masked:
             wrong = "the network is masked there already"
+        elif name not in MASKING and not masked and (inside := _in_network(stage)) is not None:
+            wrong = f"the teacher {inside} is made of masked weights, and nothing is masked there"
         elif name == "quantize" and quantized:
             wrong = "the network is quantized there already"
         if wrong is not None:
@@ -66,6 +68,17 @@ def check_order(stages: Sequence[StageModel]) -> None:
         masked = name in MASKING or (masked and name not in ("slim", "student"))
         quantized = (quantized and name != "student") or name in ("quantize", "pqk-prune")
         before = name
+
+
+def _in_network(stage: StageModel) -> str | None:
+    """The name of an in-network teacher that the stage's recipe asks for."""
+    for field in type(stage).model_fields:
+        distil = getattr(stage, field)
+        if isinstance(distil, Distil):
+            for name, teacher in distil.teachers.items():
+                if isinstance(teacher, InNetwork):
+                    return name
+    return None
 
 
 def _check_assistants(stages: Sequence[StageModel]) -> None:
@@ -91,7 +104,7 @@ def _check_teaching(stages: Sequence[StageModel]) -> None:
                 from toolchain.distillation.building import check_names
 
                 try:
-                    check_names(distil)
+                    check_names(distil, in_network=isinstance(stage, PqkDistil))
                 except ConfigError as error:
                     raise ConfigError(f"{place_of(place, stage, field)}: {error}") from None
 

@@ -22,6 +22,7 @@ from toolchain.distillation.controllers.sparsifier import Sparsifier
 from toolchain.distillation.lessons import Draw, School
 from toolchain.distillation.objective import DistillationObjective
 from toolchain.distillation.teachers.build import build_teachers
+from toolchain.distillation.teachers.in_network import InNetworkTeacher
 from toolchain.distillation.terms import Term
 from toolchain.pqk import ChannelPruner, PruningObjective, TwoNetworks, WeightPruner, learn_alone
 from toolchain.quantization import kernels
@@ -157,7 +158,13 @@ def two_networks(student: Student, config: PqkDistil) -> Course:
             made.append(
                 recovery_objective(
                     school,
-                    build_teachers(distil.teachers, student),
+                    build_teachers(
+                        distil.teachers,
+                        student,
+                        in_network=InNetworkTeacher(
+                            student.network, student.precision, follows=True, moved_elsewhere=True
+                        ),
+                    ),
                     distil.model_copy(update={"task_strength": 1 - strength}),
                     _two_images(student),
                     samples=len(data.train),

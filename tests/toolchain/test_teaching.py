@@ -164,6 +164,36 @@ def test_a_controller_leaves_a_line_for_every_step(name: str, data: Path, tmp_pa
     assert {"strength.task", "strength.kl", "strength.at@layer2"} < set(trail[0])
 
 
+def test_the_in_network_teachers_norms_move_once_a_step_whoever_looks(
+    data: Path, tmp_path: Path
+) -> None:
+    """PQK's own pass moves them in phase 2, and the recipe's terms see the same statistics."""
+    inside = {"one": {"kind": "in-network"}, "two": {"kind": "in-network"}}
+    terms = [
+        {"loss": "at", "spot": "layer1", "teacher": "one"},
+        {"loss": "at", "spot": "layer2", "teacher": "two"},
+    ]
+    distil = {"teachers": inside, "losses": terms}
+    prune = {"stage": "pqk-prune", "sparsity": 0.4, **TRAIN}
+    alone = run(data, tmp_path, prune, {"stage": "pqk-distil", **TRAIN})
+    watched = run(data, tmp_path, prune, {"stage": "pqk-distil", "pretrained": distil, **TRAIN})
+    first = run(data, tmp_path, {**prune, "distil": distil})
+
+    def counts(artifact: Artifact) -> set[int]:
+        state = load_file(artifact.root / "model.safetensors")
+        return {
+            int(value)
+            for name, value in state.items()
+            if name.endswith("teacher.num_batches_tracked")
+        }
+
+    steps = log_of(first)[-1]["step"]
+    assert steps > 1
+    assert counts(first) == {steps}
+    # Phase 2's begin as copies of the student's, which phase 1 has moved.
+    assert counts(alone) == counts(watched) == {2 * steps}
+
+
 def test_two_teachers_under_a_dean_on_a_student_that_is_pruned_and_quantized(
     data: Path, tmp_path: Path
 ) -> None:

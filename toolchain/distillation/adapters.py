@@ -32,6 +32,21 @@ Size = tuple[int, int]
 STRIDE = 4
 
 
+class MapNorm(nn.BatchNorm2d):
+    """A batch norm that normalizes by its running statistics where a channel has a single value.
+
+    One image, and a map of one position: such a batch has no variance, and torch refuses it.
+    """
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """To [B, C, H, W]."""
+        if self.training and x_BCHW.numel() == x_BCHW.shape[1]:
+            return F.batch_norm(
+                x_BCHW, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x_BCHW)
+
+
 def join(student: torch.Size, teacher: torch.Size, match: str, spot: str) -> nn.Module | None:
     """What a student's features go through before a loss; None where they fit as they are.
 

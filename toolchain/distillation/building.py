@@ -14,14 +14,18 @@ from toolchain.distillation.config import Distil, DistilLoss
 from toolchain.distillation.controllers.controller import CONTROLLERS
 from toolchain.distillation.exits import exit_branch
 from toolchain.distillation.lessons import TASK, School
+from toolchain.distillation.locating import has_penultimate
 from toolchain.distillation.losses.entry import LOSSES, LossEntry
 from toolchain.distillation.objective import DistillationObjective
 from toolchain.distillation.registry import unknown
 from toolchain.distillation.spots import LOGITS, PENULTIMATE, match_spots, shapes
 from toolchain.distillation.spots import spots_of as spots_in_order
-from toolchain.distillation.teachers.config import PRETRAINED
+from toolchain.distillation.teachers.config import PRETRAINED, InNetwork
 from toolchain.distillation.teachers.teacher import Teacher
 from toolchain.distillation.terms import Spot, Term, spots_of
+
+# A name that no recipe gives.
+_PQK = "(pqk)"
 
 
 class _Place(NamedTuple):
@@ -77,13 +81,17 @@ def recovery_objective(
     return DistillationObjective(school, controller, **options)
 
 
-def check_names(config: Distil) -> None:
+def check_names(config: Distil, *, in_network: bool = False) -> None:
     """Refuse what can be known to be wrong before there is a network: names, options and their types.
+
+    Args:
+        config: As the recipe says it.
+        in_network: Whether the stage adds PQK's term of the in-network teacher, under the same controller.
 
     Raises:
         ConfigError: An unknown loss, teacher, controller or option; a value that an option does not take; one
-            spot where a loss compares two, or two for one; no loss inside the networks where the controller
-            decides there.
+            spot where a loss compares two, or two for one; a loss twice; losses that the controller cannot
+            work with.
     """
     controller = CONTROLLERS.look_up(config.controller)
     controller.check(config.controller_options)
@@ -101,12 +109,23 @@ def check_names(config: Distil) -> None:
             raise ConfigError(
                 f"distil.losses ({loss.loss}).teacher: {unknown(loss.teacher, known)}"
             )
-    if controller.inner_spots and not any(map(_inside, config.losses)):
-        given = ", ".join(f"{loss.loss} at {loss.spot}" for loss in config.losses) or "no loss"
-        raise ConfigError(
-            f"distil.losses: {given} given, and {config.controller} decides at spots inside both networks; "
-            "accepted is a loss there as well; add one at a spot like layer3 or penultimate"
-        )
+    keys = [(loss.loss, loss.spot, loss.student_spot, loss.teacher) for loss in config.losses]
+    for loss, key in zip(config.losses, keys, strict=True):
+        if keys.count(key) > 1:
+            raise ConfigError(
+                f"distil.losses: {loss.loss} at {loss.spot} of {loss.teacher} given {keys.count(key)} times; "
+                "accepted is each loss once at a spot of a teacher; leave one out"
+            )
+    if controller.require_losses is not None:
+        if in_network:
+            own_term = DistilLoss(loss="kl", teacher=_PQK)
+            config = config.model_copy(
+                update={
+                    "losses": (*config.losses, own_term),
+                    "teachers": {**config.teachers, _PQK: InNetwork()},
+                }
+            )
+        controller.require_losses(config)
 
 
 def build_terms(
@@ -168,7 +187,7 @@ def both_spots(loss: DistilLoss, entry: LossEntry) -> tuple[Spot, Spot]:
     """Where a loss looks at the teacher and at the student: one place each, or a pair each.
 
     Raises:
-        ConfigError: One where the loss compares two, or the reverse.
+        ConfigError: One where the loss compares two, or the reverse; one in the teacher for an exit.
     """
     spots = loss.spot, loss.spot if loss.student_spot is None else loss.student_spot
     pairs = [not isinstance(spot, str) for spot in spots]
@@ -182,14 +201,12 @@ def both_spots(loss: DistilLoss, entry: LossEntry) -> tuple[Spot, Spot]:
             f"distil.losses ({loss.loss}).spot: {loss.spot!r} given; accepted is one path or pattern; "
             "list the loss twice for two spots"
         )
+    if entry.match == "exit" and LOGITS != loss.spot != spots[1]:
+        raise ConfigError(
+            f"distil.losses ({loss.loss}).spot: {loss.spot!r} given beside student_spot {spots[1]!r}; "
+            "accepted is one of the two, as an exit is compared with the teacher's logits; leave spot out"
+        )
     return spots
-
-
-def _inside(loss: DistilLoss) -> bool:
-    """Whether it compares what both networks have before their logits."""
-    entry = LOSSES.look_up(loss.loss)
-    seen = [one for spot in both_spots(loss, entry) for one in spots_of(spot)]
-    return entry.match != "exit" and LOGITS not in seen
 
 
 def _places(
@@ -267,7 +284,7 @@ def _with_shapes(
 
 
 def _channels(shape: torch.Size) -> int:
-    return shape[-1] if len(shape) == 3 else shape[1]  # tokens have them last
+    return shape[1] if len(shape) == 4 else shape[-1]  # tokens have them last
 
 
 def _axes(shape: torch.Size) -> tuple[int, ...]:
@@ -301,13 +318,22 @@ def _exit(
     images_BCHW: Tensor,
     exits: Sequence[str],
 ) -> nn.Module:
-    """As wide as the wider network is at its end; for tokens as the student (Hao et al. 2023, code)."""
+    """As wide as the wider network is at its end; for tokens as the student (Hao et al. 2023, code).
+
+    Where a network ends in no linear layer, the student is as wide as at its last exit, and the teacher does
+    not count (ours).
+    """
     ((spot, shape),) = own.items()
     stage, stages = exits.index(spot) + 1, len(exits)
-    theirs = teacher.observe(images_BCHW, [LOGITS, PENULTIMATE])
-    width = shapes(network, [PENULTIMATE], images_BCHW)[PENULTIMATE][-1]
-    if len(shape) == 4:
-        width = max(width, theirs[PENULTIMATE].shape[-1])
+    if has_penultimate(network):
+        width = shapes(network, [PENULTIMATE], images_BCHW)[PENULTIMATE][-1]
+    else:
+        width = _channels(shapes(network, [exits[-1]], images_BCHW)[exits[-1]])
+    asked = [LOGITS]
+    if len(shape) == 4 and has_penultimate(getattr(teacher, "network", network)):
+        asked.append(PENULTIMATE)
+    theirs = teacher.observe(images_BCHW, asked)
+    width = max([width, *(theirs[one].shape[-1] for one in asked[1:])])
     return exit_branch(shape, theirs[LOGITS].shape[1], stage=stage, stages=stages, width=width)
 
 
@@ -315,6 +341,11 @@ def _bound(entry: LossEntry, loss: DistilLoss, samples: int) -> Callable[..., An
     """The loss with its options set: the function, or what makes the module of two shapes."""
     options = dict(loss.options)
     if loss.temperature is not None:
+        if "temperature" in options:
+            raise ConfigError(
+                f"distil.losses ({loss.loss}): temperature {loss.temperature:g} given, and "
+                f"{options['temperature']} among its options; accepted is one; leave out the latter"
+            )
         options["temperature"] = loss.temperature
     if "samples" in entry.options:
         options.setdefault("samples", samples)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deploy.errors import ConfigError
-from toolchain.distillation.adapters import Mean, grid_side, has_class_token
+from toolchain.distillation.adapters import MapNorm, Mean, grid_side, has_class_token
 
 MOST_BLOCKS = 3
 SMALLEST_MAP, LARGEST_GRID = 4, 7
@@ -85,7 +85,7 @@ def _separable(channels: int, out_channels: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False),
         nn.Conv2d(channels, out_channels, 1, bias=False),
-        nn.BatchNorm2d(out_channels),
+        MapNorm(out_channels),
         nn.ReLU(),
     )
 

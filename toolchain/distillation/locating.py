@@ -141,6 +141,13 @@ def _logits(graph: fx.Graph) -> fx.Node:
     return value
 
 
+def has_penultimate(network: nn.Module) -> bool:
+    """Whether the network has a linear layer, which the forward pass reaches if it is traced."""
+    if isinstance(network, fx.GraphModule):
+        return any(isinstance(module_of(network, node), nn.Linear) for node in network.graph.nodes)
+    return any(isinstance(module, nn.Linear) for module in network.modules())
+
+
 def _penultimate(network: fx.GraphModule, graph: fx.Graph) -> fx.Node:
     for node in reversed(graph.nodes):
         if isinstance(module_of(network, node), nn.Linear):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from deploy.errors import ConfigError
-from toolchain.distillation.adapters import grid_side, has_class_token, join, resample
+from toolchain.distillation.adapters import MapNorm, grid_side, has_class_token, join, resample
 
 sizes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 widths = st.integers(1, 5)
@@ -182,3 +182,17 @@ def test_no_number_of_tokens_is_ambiguous(side: int) -> None:
     assert not has_class_token(side**2)
     assert has_class_token(side**2 + 1)
     assert side == 1 or grid_side(side**2 - 1) is None
+
+
+def test_a_map_norm_is_a_batch_norm_and_takes_single_values_as_well() -> None:
+    torch.manual_seed(0)
+    norm, plain = MapNorm(3), nn.BatchNorm2d(3)
+    for images in (torch.randn(4, 3, 5, 5), torch.randn(1, 3, 2, 1), torch.randn(2, 3, 1, 1)):
+        torch.testing.assert_close(norm(images), plain(images), rtol=0, atol=0)
+    assert norm.state_dict().keys() == plain.state_dict().keys()
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    single = torch.randn(1, 3, 1, 1)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        plain(single)
+    torch.testing.assert_close(norm(single), plain.eval()(single))
+    torch.testing.assert_close(dict(norm.state_dict()), before, rtol=0, atol=0)

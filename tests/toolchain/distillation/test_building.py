@@ -78,3 +78,23 @@ def test_an_exit_of_maps_is_as_wide_as_the_wider_network(
     assert term.adapter is not None
     *_, linear = term.adapter.modules()
     assert isinstance(linear, nn.Linear) and linear.in_features == width
+
+
+@pytest.mark.parametrize("linear", ["neither", "teacher"])
+def test_an_exit_needs_no_linear_layer_at_the_end(linear: str) -> None:
+    """The student is then as wide as at its last exit; a teacher that has one counts as ever."""
+
+    def without(width: int) -> nn.Sequential:
+        convolutions = nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 10, 1)
+        return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    precision = choose_precision("float32", "cpu")
+    network = without(8) if linear == "neither" else cifar_resnet(depth=8, width=4)
+    teachers = {"pretrained": FrozenTeacher(network, precision)}
+    losses = [DistilLoss(loss="ofa", student_spot="1")]
+    terms = build_terms(School(without(6), precision), teachers, losses, torch.randn(2, 3, 16, 16))
+    ((term, _),) = terms
+    assert term.adapter is not None
+    *_, last = term.adapter.modules()
+    assert isinstance(last, nn.Linear) and last.in_features == (6 if linear == "neither" else 16)
+    assert term.adapter(torch.randn(2, 6, 16, 16)).shape == (2, 10)

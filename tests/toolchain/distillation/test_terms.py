@@ -313,6 +313,21 @@ def test_mistakes_in_a_recipe_are_one_line(config: dict[str, Any], message: str)
         ({"teachers": {"pretrained": {"kind": "ema"}}}, "give the teacher another name"),
         ({"losses": [{"loss": "kl", "spot": ["a", "b"]}]}, "accepted is one path"),
         ({"losses": [{"loss": "fsp", "spot": ["a", "b"], "student_spot": "a"}]}, "two paths"),
+        ({"losses": [{"loss": "kl"}, {"loss": "kl"}]}, "kl at logits of pretrained given 2 times"),
+        ({"losses": [{"loss": "kl", "temperature": 4, "options": {"temperature": -3}}]},
+         "temperature 4 given, and -3 among its options"),
+        ({"losses": [{"loss": "ofa", "spot": "no", "student_spot": "layer*"}]}, "leave spot out"),
+        ({"controller": "temperature", "losses": [{"loss": "at", "spot": "layer1"}]}, "at given"),
+        ({"controller": "temperature", "losses": [{"loss": "crd", "spot": "penultimate"}]}, "crd given"),
+        ({"controller": "spot-adaptive", "teachers": {"mean": {"kind": "ema"}},
+          "losses": [{"loss": "at", "spot": "layer1"}, {"loss": "kl", "teacher": "mean"}]},
+         r"2 teachers outside the student \(pretrained, mean\)"),
+        ({"controller": "spot-adaptive", "teachers": {"inside": {"kind": "in-network"}},
+          "losses": [{"loss": "kl"}, {"loss": "sp", "spot": "layer1", "teacher": "inside"}]},
+         "sp at layer1 given, .*accepted is a loss of a teacher outside the student there"),
+        ({"controller": "spot-adaptive",
+          "losses": [{"loss": "at", "spot": "layer1"}, {"loss": "ofa", "spot": "layer2"}]},
+         "ofa at layer2 compares .* another controller"),
         ({"controller": "spot-adaptive"}, "kl at logits given, and spot-adaptive decides at spots"),
         ({"controller": "spot-adaptive", "losses": []}, "no loss given.*layer3 or penultimate"),
         ({"controller": "spot-adaptive", "losses": [{"loss": "ofa", "spot": "layer*"}]}, "ofa at"),
@@ -329,6 +344,30 @@ def test_names_are_checked_before_anything_is_built(config: dict[str, Any], mess
 def test_a_loss_inside_is_enough_for_a_controller_that_decides_there(spot: str) -> None:
     losses = (DistilLoss(loss="kl"), DistilLoss(loss="at", spot=spot))
     check_names(Distil(losses=losses, controller="spot-adaptive"))
+
+
+def test_pqks_own_term_counts_for_a_controller_that_needs_a_temperature() -> None:
+    distil = Distil(controller="temperature", losses=(DistilLoss(loss="at", spot="layer1"),))
+    stages = [*standard_chain()]
+    place = next(n for n, stage in enumerate(stages) if stage.stage == "pqk-distil")
+    stages[place] = stages[place].model_copy(update={"pretrained": distil})
+    check_order(stages)
+
+
+def test_an_in_network_teacher_where_nothing_is_masked_is_refused_before_the_first_stage() -> None:
+    given = {
+        "losses": [{"loss": "kl", "teacher": "inside"}],
+        "teachers": {"inside": {"kind": "in-network"}},
+    }
+    stages = [*standard_chain()]
+    masked = next(n for n, stage in enumerate(stages) if stage.stage == "pqk-distil")
+    cut = next(n for n, stage in enumerate(stages) if stage.stage == "recover")
+    distil = Distil.model_validate(given)
+    stages[masked] = stages[masked].model_copy(update={"pretrained": distil})
+    check_order(stages)
+    stages[cut] = stages[cut].model_copy(update={"distil": distil})
+    with pytest.raises(ConfigError, match=r"stages: recover after slim: .*inside.*nothing is mask"):
+        check_order(stages)
 
 
 def test_spot_adaptive_without_a_spot_is_refused_before_the_first_stage() -> None:

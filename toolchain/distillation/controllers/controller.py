@@ -22,6 +22,7 @@ from toolchain.distillation.registry import Registry
 from toolchain.training.objective import Update
 
 if TYPE_CHECKING:
+    from toolchain.distillation.config import Distil
     from toolchain.distillation.lessons import Lesson, School
 
 Stats = Mapping[str, float | Tensor]
@@ -116,7 +117,8 @@ class ControllerEntry:
         source: Who described it; empty for what nobody has to be credited for.
         held_out: Whether it learns from samples that the student is never fitted on; its option
             ``held_out`` is then the share of the training part that is cut away.
-        inner_spots: Whether it decides at spots inside both networks, and so needs a loss at one.
+        require_losses: ``require_losses(distil)`` refuses, before there is a network, losses and teachers
+            that it cannot work with.
         require: ``require(options, samples)`` refuses, with all options given, a held-out part of too few
             samples.
         version: Counted up when it trains another student with the same options.
@@ -127,7 +129,7 @@ class ControllerEntry:
     about: str
     source: str = ""
     held_out: bool = False
-    inner_spots: bool = False
+    require_losses: Callable[[Distil], None] | None = None
     require: Callable[[Mapping[str, Any], int], None] | None = None
     version: int = 1
 
@@ -195,14 +197,16 @@ def controller(
     about: str,
     source: str = "",
     held_out: bool = False,
-    inner_spots: bool = False,
+    require_losses: Callable[[Distil], None] | None = None,
     require: Callable[[Mapping[str, Any], int], None] | None = None,
     version: int = 1,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a controller under ``name``; a name that is taken is refused."""
 
     def register(build: Callable[..., Any]) -> Callable[..., Any]:
-        entry = ControllerEntry(name, build, about, source, held_out, inner_spots, require, version)
+        entry = ControllerEntry(
+            name, build, about, source, held_out, require_losses, require, version
+        )
         CONTROLLERS.add(name, entry)
         return build
 

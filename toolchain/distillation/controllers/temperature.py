@@ -12,22 +12,36 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deploy.errors import ConfigError
+from toolchain.distillation.config import Distil
 from toolchain.distillation.controllers.controller import Guidance, Stats, Steady, controller
 from toolchain.distillation.lessons import Lesson, School
+from toolchain.distillation.losses.entry import LOSSES
 from toolchain.distillation.options import Positive, Until
+
+
+def require_temperature(distil: Distil) -> None:
+    """Refuse losses of which none has a temperature.
+
+    Raises:
+        ConfigError: Lists them.
+    """
+    entries = [LOSSES.look_up(loss.loss) for loss in distil.losses]
+    if not any(_has_temperature(entry.function or entry.build) for entry in entries):
+        raise _nothing_to_set([entry.name for entry in entries])
 
 
 @controller(
     "temperature",
     about="CTKD: one temperature for all losses that have one, learned against the student",
     source="Li, Li, Yang, Zhao, Song, Luo, Li, Yang 2023, AAAI, arXiv 2211.16231",
+    require_losses=require_temperature,
 )
 class LearnedTemperature(Steady):
     """The recipe's strengths, and a temperature that the student's optimizer moves uphill.
@@ -47,11 +61,7 @@ class LearnedTemperature(Steady):
     ) -> None:
         self._softened = [term.name for term in school.terms if _has_temperature(term.loss)]
         if not self._softened:
-            raise ConfigError(
-                "distil.losses: given with the controller temperature, and none of the terms "
-                f"{[term.name for term in school.terms]} has one; "
-                "accepted are losses like kl, dkd and dist; add one"
-            )
+            raise _nothing_to_set([term.name for term in school.terms])
         self._base, self._low, self._span, self._until = dict(school.base), low, span, until
         self._theta = nn.Parameter(torch.ones((), device=school.precision.device))
         self.parameters = (self._theta,)
@@ -86,5 +96,13 @@ class LearnedTemperature(Steady):
 
 
 def _has_temperature(loss: Any) -> bool:
-    called = loss.forward if isinstance(loss, nn.Module) else loss
+    """Whether this function, module or kind of module can be told a temperature at every batch."""
+    called = loss.forward if hasattr(loss, "forward") else loss
     return "temperature" in inspect.signature(called).parameters
+
+
+def _nothing_to_set(names: Sequence[str]) -> ConfigError:
+    return ConfigError(
+        f"distil.losses: {', '.join(names) or 'none'} given with the controller temperature, and none has a "
+        "temperature; accepted are losses like kl, dkd and dist; add one"
+    )

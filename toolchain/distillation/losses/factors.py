@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deploy.errors import ConfigError
+from toolchain.distillation.adapters import MapNorm
 from toolchain.distillation.losses.arithmetic import full_precision, unit
 from toolchain.distillation.losses.entry import distillation_loss
 from toolchain.distillation.losses.joining import (
@@ -151,7 +152,7 @@ def _layer(inputs: int, outputs: int, *, back: bool = False) -> nn.Module:
     convolution = nn.ConvTranspose2d if back else nn.Conv2d
     return nn.Sequential(
         convolution(inputs, outputs, 3, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
+        MapNorm(outputs),
         nn.LeakyReLU(0.1),
     )
 

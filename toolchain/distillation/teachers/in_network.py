@@ -43,16 +43,27 @@ class InNetworkTeacher:
         precision: Of the forward passes.
         follows: Whether the teacher's own batch norms take in the batches it observes while the student
             is in training mode. Their statistics are the teacher's, not the student's.
+        moved_elsewhere: They normalize by those batches and keep nothing of them, because another pass of
+            the same step moves their statistics.
     """
 
-    def __init__(self, network: nn.Module, precision: Precision, *, follows: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        precision: Precision,
+        *,
+        follows: bool = False,
+        moved_elsewhere: bool = False,
+    ) -> None:
         self.network, self._precision = network, precision
         self._norms = list(teacher_norms(network)) if follows else []
-        self._ranges = [  # min-max steps are written down by every forward pass
+        self._kept = [  # min-max steps are written down by every forward pass
             module.scale_O
             for module in network.modules()
             if isinstance(module, WeightQuantizer) and module.kind == "minmax"
         ]
+        if moved_elsewhere:
+            self._kept += [kept for norm in self._norms for kept in norm.buffers()]
 
     def observe(self, images_BCHW: Tensor, spots: Sequence[str] = (LOGITS,)) -> dict[str, Tensor]:
         """What the teacher computes at ``spots``; detached, in the precision's number format.
@@ -73,7 +84,7 @@ class InNetworkTeacher:
     @contextmanager
     def _as_teacher(self) -> Iterator[None]:
         """The teacher's view in eval mode, with its own norms in training where they follow."""
-        ranges = [(steps_O, steps_O.clone()) for steps_O in self._ranges]
+        before = [(kept, kept.clone()) for kept in self._kept]
         learning = self.network.training
         with eval_mode(self.network), use_view(self.network, View.TEACHER):
             for norm in self._norms:
@@ -83,8 +94,8 @@ class InNetworkTeacher:
             finally:
                 for norm in self._norms:
                     norm.eval()
-                for steps_O, was_O in ranges:
-                    steps_O.copy_(was_O)
+                for kept, was in before:
+                    kept.copy_(was)
 
 
 @teacher(

@@ -88,6 +88,22 @@ def test_the_pretrained_teacher_is_always_there(load: Callable[..., Student]) ->
     )
 
 
+def test_names_with_the_same_settings_are_one_teacher(load: Callable[..., Student]) -> None:
+    student, given = load({"stage": "prune", "sparsity": 0.5}), {"kind": "in-network"}
+    named = {
+        "one": given,
+        "two": given,
+        "mean": {"kind": "ema"},
+        "slow": {"kind": "ema", "decay": 0.9},
+    }
+    configs = {name: MAKE.validate_python(config) for name, config in named.items()}
+    teachers = build_teachers(configs, student)
+    assert teachers["one"] is teachers["two"]
+    assert len({id(teacher) for teacher in teachers.values()}) == 4
+    inside = build_teachers(configs, student, in_network=teachers["mean"])
+    assert inside["one"] is inside["two"] is teachers["mean"]
+
+
 def test_another_network_teaches_with_its_checkpoint(
     load: Callable[..., Student], tmp_path: Path
 ) -> None:

@@ -159,3 +159,18 @@ def test_no_gradient_reaches_it_and_the_students_survives() -> None:
     norms = [module.teacher for module in network.modules() if getattr(module, "teacher", None)]
     assert len(norms) == 2
     assert all(parameter.grad is None for norm in norms for parameter in norm.parameters())
+
+
+def test_norms_that_are_moved_elsewhere_see_the_batch_and_keep_nothing_of_it() -> None:
+    x, found = torch.randn(8, 3, 6, 6), []
+    for elsewhere in (False, True):
+        network = student()
+        attach_teacher_norms(network)
+        network.train()
+        teacher = InNetworkTeacher(network, FLOAT, follows=True, moved_elsewhere=elsewhere)
+        before = {name: value.clone() for name, value in network.named_buffers()}
+        found.append(teacher.observe(x)["logits"])
+        moved = {n for n, value in network.named_buffers() if not torch.equal(value, before[n])}
+        assert bool(moved) != elsewhere
+        assert all("teacher" in name for name in moved)
+    torch.testing.assert_close(*found, rtol=0, atol=0)

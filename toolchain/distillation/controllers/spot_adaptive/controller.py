@@ -26,6 +26,7 @@ from toolchain.distillation.controllers.spot_adaptive.agent import Agent
 from toolchain.distillation.controllers.spot_adaptive.folding import folded
 from toolchain.distillation.controllers.spot_adaptive.places import (
     decision_places,
+    require_routes,
     routed_terms,
 )
 from toolchain.distillation.controllers.spot_adaptive.policy import annealed
@@ -48,7 +49,7 @@ GAMMA: Mapping[str, float] = {"at": 2.0, "vid": 2.0, "rkd": 2.0}
     about="SAKD: a policy decides for every sample at which spots it is distilled; not with exits (ofa) at "
     "inner spots",
     source="Song, Chen, Ye, Song 2022, IEEE TIP 31, arXiv 2205.02399",
-    inner_spots=True,
+    require_losses=require_routes,
     version=2,
 )
 class SpotAdaptive(Steady):

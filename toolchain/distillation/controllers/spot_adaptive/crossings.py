@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from toolchain.distillation.adapters import join
+from toolchain.distillation.adapters import MapNorm, join
 
 
 class Crossing(nn.Module):
@@ -47,4 +47,4 @@ def _one_way(given: torch.Size, wanted: torch.Size, spot: str) -> nn.Module:
         return nn.Linear(given[-1], wanted[-1]) if joined is None else joined
     if joined is None:
         joined = nn.Conv2d(given[1], wanted[1], 1, bias=False)
-    return nn.Sequential(joined, nn.BatchNorm2d(wanted[1]), nn.ReLU(inplace=True))
+    return nn.Sequential(joined, MapNorm(wanted[1]), nn.ReLU(inplace=True))

@@ -9,9 +9,15 @@ from typing import Protocol, cast
 from torch import nn
 
 from deploy.errors import ConfigError
+from toolchain.distillation.building import both_spots
+from toolchain.distillation.config import Distil, DistilLoss
+from toolchain.distillation.losses.entry import LOSSES
 from toolchain.distillation.spots import LOGITS
+from toolchain.distillation.teachers.config import PRETRAINED, InNetwork, Pretrained
 from toolchain.distillation.teachers.teacher import Teacher
 from toolchain.distillation.terms import Term, spots_of
+
+WHERE = "distil.controller (spot-adaptive)"
 
 
 class Sliceable(Teacher, Protocol):
@@ -40,6 +46,34 @@ class Places:
         return (*self.student, LOGITS)
 
 
+def require_routes(distil: Distil) -> None:
+    """Refuse losses through whose spots no sample could be sent.
+
+    A teacher inside the student is no route: its losses see every sample.
+
+    Raises:
+        ConfigError: Losses of several teachers or of none, no loss inside both networks, or an exit there.
+    """
+    named = {PRETRAINED: Pretrained(), **distil.teachers}
+    routed = [loss for loss in distil.losses if not isinstance(named[loss.teacher], InNetwork)]
+    kinds = {named[loss.teacher].model_dump_json(): loss.teacher for loss in routed}
+    if len(kinds) > 1:
+        raise _teachers(len(kinds), f" ({', '.join(kinds.values())})")
+    exits = [loss for loss in routed if LOSSES.look_up(loss.loss).match == "exit"]
+    for loss in exits:
+        ours = both_spots(loss, LOSSES.look_up(loss.loss))[1]
+        if ours != LOGITS:
+            raise _crosses_over(f"{loss.loss} at {ours}", str(ours), LOGITS)
+    inner = [loss for loss in routed if loss not in exits and LOGITS not in _named(loss)]
+    if not inner:
+        given = ", ".join(f"{loss.loss} at {loss.spot}" for loss in distil.losses) or "no loss"
+        aside = "" if len(routed) == len(distil.losses) else " of a teacher outside the student"
+        raise ConfigError(
+            f"distil.losses: {given} given, and spot-adaptive decides at spots inside both networks; "
+            f"accepted is a loss{aside} there as well; add one at a spot like layer3 or penultimate"
+        )
+
+
 def decision_places(
     terms: Sequence[Term], student: Sequence[str], teacher: Sequence[str]
 ) -> Places:
@@ -60,14 +94,14 @@ def decision_places(
     )
     if not inner:
         raise ConfigError(
-            "spot-adaptive: the only spot is 'logits'; a decision needs one inside both networks as well; "
-            "add a loss at a spot like layer3 or penultimate"
+            f"{WHERE}: the only spot of a teacher outside the student is 'logits'; a decision needs one "
+            "inside both networks as well; add a loss at a spot like layer3 or penultimate"
         )
     order = [teacher.index(theirs) for _, theirs in inner]
     if len({ours for ours, _ in inner}) < len(inner) or order != sorted(set(order)):
         listed = ", ".join(f"{ours} with {theirs}" for ours, theirs in inner)
         raise ConfigError(
-            f"spot-adaptive: the student's spots and the teacher's are paired as {listed}; accepted is one "
+            f"{WHERE}: the student's spots and the teacher's are paired as {listed}; accepted is one "
             "partner each, in the same order in both networks; change spot or student_spot"
         )
     columns = {pair: column for column, pair in enumerate([*inner, (LOGITS, LOGITS)])}
@@ -87,10 +121,7 @@ def routed_terms(terms: Sequence[Term], student: nn.Module) -> tuple[tuple[Term,
     routed = tuple(t for t in terms if getattr(t.teacher, "network", student) is not student)
     teachers = list({id(term.teacher): term.teacher for term in routed}.values())
     if len(teachers) != 1:
-        raise ConfigError(
-            f"spot-adaptive: the losses have {len(teachers)} teachers that are networks of their own; a "
-            "sample is routed through exactly one; take the losses of one teacher, e.g. pretrained"
-        )
+        raise _teachers(len(teachers))
     return routed, cast(Sliceable, teachers[0])
 
 
@@ -98,8 +129,25 @@ def _pair(term: Term, student: Sequence[str], teacher: Sequence[str]) -> tuple[s
     ours = max(spots_of(term.student_spot), key=student.index)
     theirs = max(spots_of(term.spot), key=teacher.index)
     if (ours == LOGITS) != (theirs == LOGITS):
-        raise ConfigError(
-            f"spot-adaptive: {term.name!r} compares the student's {ours!r} with the teacher's {theirs!r}; "
-            "a sample can only cross between inner spots; take an inner spot of both, or logits of both"
-        )
+        raise _crosses_over(repr(term.name), ours, theirs)
     return ours, theirs
+
+
+def _named(loss: DistilLoss) -> list[str]:
+    """The spots that a loss names in both networks."""
+    both = both_spots(loss, LOSSES.look_up(loss.loss))
+    return [one for spot in both for one in spots_of(spot)]
+
+
+def _teachers(count: int, names: str = "") -> ConfigError:
+    return ConfigError(
+        f"{WHERE}: the losses have {count} teachers outside the student{names}; accepted is exactly one, "
+        "because a sample is routed through one; take the losses of one teacher, e.g. pretrained"
+    )
+
+
+def _crosses_over(name: str, ours: str, theirs: str) -> ConfigError:
+    return ConfigError(
+        f"{WHERE}: {name} compares the student's {ours!r} with the teacher's {theirs!r}; a sample can only "
+        "cross between two inner spots, or between logits; leave this loss out, or take another controller"
+    )

@@ -49,7 +49,7 @@ def test_logits_are_a_place_though_no_term_is_there() -> None:
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
-        ([term("kl", "logits")], "only spot is 'logits'"),
+        ([term("kl", "logits")], "outside the student is 'logits'"),
         ([term("ofa@layer1", "logits", "layer1")], "'ofa@layer1'.*'layer1'.*'logits'"),
         (
             [term("a", "layer2", "layer1"), term("b", "layer1", "layer2")],
