@@ -56,63 +56,57 @@ class Ablation:
         return sorted((o for o in self.outcomes if o.variant == name), key=lambda o: o.seed)
 
     def course(self, name: str) -> dict[str, Course]:
-        """What the controller of a variant's last training did, mean over the seeds."""
-        trails = [outcome.trained[-1].trail for outcome in self.of(name) if outcome.trained]
-        names = dict.fromkeys(key for trail in trails for key in trail)
-        found = {key: [trail[key] for trail in trails if key in trail] for key in names}
+        """What the controllers of a variant's trainings did, mean over the seeds.
+
+        By the name of the number, with its stage in front where several stages have a controller.
+        """
         return {
-            key: Course(*(fmean(values) for values in zip(*courses, strict=True)))
-            for key, courses in found.items()
+            f"{stage}{': ' if stage else ''}{key}": Course(
+                *(fmean(values) for values in zip(*courses, strict=True))
+            )
+            for stage, trails in self._trails(name).items()
+            for key in dict.fromkeys(key for trail in trails for key in trail)
+            if (courses := [trail[key] for trail in trails if key in trail])
         }
 
-    def _never(self, name: str) -> list[tuple[str, ...]]:
-        """What the dean of each run's last training never did."""
-        return [never(outcome.trained[-1].trail) for outcome in self.of(name) if outcome.trained]
+    def _trails(self, name: str) -> dict[str, list[Mapping[str, Course]]]:
+        """What the controller of each stage set, run by run; the stage is empty where only one has any."""
+        found: dict[str, list[Mapping[str, Course]]] = {}
+        for outcome in self.of(name):
+            seen: Counter[str] = Counter()
+            for one in outcome.trained:
+                if one.trail:
+                    seen[one.stage] += 1
+                    again = f" {seen[one.stage]}" if seen[one.stage] > 1 else ""
+                    found.setdefault(f"{one.stage}{again}", []).append(one.trail)
+        return {"": next(iter(found.values()))} if len(found) == 1 else found
 
     def _idle(self) -> Iterator[str]:
         """Where a dean moved nothing: for want of probes, or because they were noise."""
         for name in (variant.name for variant in self.variants):
-            found = self._never(name)
-            reasons = Counter(why_unmoved(one) for one in found if MOVED in one)
-            for (why, remedy), count in reasons.items():
-                yield (
-                    f"{name}: the dean never moved a strength in {count} of {_runs(len(found))} ({why}), so "
-                    f"this was fixed strength, on fewer images; {remedy}."
-                )
+            for stage, trails in self._trails(name).items():
+                found = [never(trail) for trail in trails]
+                reasons = Counter(why_unmoved(one) for one in found if MOVED in one)
+                for (why, remedy), count in reasons.items():
+                    yield (
+                        f"{_in(name, stage)}: the dean never moved a strength in {count} of "
+                        f"{_runs(len(found))} ({why}), so this was fixed strength, on fewer images; {remedy}."
+                    )
 
     def _spots(self) -> Iterator[str]:
         """Where a policy left samples out: at shallow spots, as its authors saw, or hardly anywhere."""
         for name in (variant.name for variant in self.variants):
-            runs = [
-                {
-                    key.removeprefix(DISTILLED): 1 - course.mean
-                    for key, course in outcome.trained[-1].trail.items()
-                    if key.startswith(DISTILLED)
-                }
-                for outcome in self.of(name)
-                if outcome.trained
-            ]
-            runs = [left_out for left_out in runs if left_out]
-            if not runs:
-                continue
-            most = max(max(left_out.values()) for left_out in runs)
-            if most < HARDLY:
-                yield (
-                    f"{name}: at most {most:.2%} of the samples were left out at any spot, so this was all "
-                    "but fixed strength; with controller_options {homo: false} the policy starts undecided."
-                )
-                continue
-            inner = [spot for spot in runs[0] if spot != LOGITS]
-            if len(inner) < 2:
-                continue
-            first, last = inner[0], inner[-1]
-            more = sum(left_out[first] > left_out[last] for left_out in runs)
-            shallow, deep = (fmean(left_out[spot] for left_out in runs) for spot in (first, last))
-            yield (
-                f"{name}: {shallow:.1%} of the samples were left out at {first}, the first spot, and "
-                f"{deep:.1%} at {last}, the last before the logits; more at the first in {more} of "
-                f"{_runs(len(runs))}."
-            )
+            for stage, trails in self._trails(name).items():
+                runs = [
+                    {
+                        key.removeprefix(DISTILLED): 1 - course.mean
+                        for key, course in trail.items()
+                        if key.startswith(DISTILLED)
+                    }
+                    for trail in trails
+                ]
+                if said := _left_out([left_out for left_out in runs if left_out]):
+                    yield f"{_in(name, stage)}: {said}"
 
     @property
     def missing(self) -> int:
@@ -144,15 +138,18 @@ class Ablation:
         else:
             said += [one.sentence for one in found]
         for one in found:
-            idle = all(MOVED in run for run in self._never(one.name))
+            trails = [trail for stage in self._trails(one.name).values() for trail in stage]
+            idle = bool(trails) and all(MOVED in never(trail) for trail in trails)
             if (one.name, one.baseline) == (DEAN, FIXED) and not one.better and not idle:
                 said.append(f"The dean {_no_better(one)} fixed strength here.")
-        for name, share in ((v.name, self.course(v.name).get(FALLBACK)) for v in self.variants):
-            if share is not None and share.mean > 0:
-                said.append(
-                    f"{name}: {share.mean:.0%} of the strengths, in the mean over all steps, were the "
-                    "recipe's, for want of evidence that moving them helps."
-                )
+        for name in (variant.name for variant in self.variants):
+            for stage, trails in self._trails(name).items():
+                shares = [trail[FALLBACK].mean for trail in trails if FALLBACK in trail]
+                if shares and fmean(shares) > 0:
+                    said.append(
+                        f"{_in(name, stage)}: {fmean(shares):.0%} of the strengths, in the mean over all "
+                        "steps, were the recipe's, for want of evidence that moving them helps."
+                    )
         said += self._idle()
         said += self._spots()
         said += [f"FAILED {one.variant}, seed {one.seed}: {one.reason}" for one in self.failures]
@@ -161,6 +158,32 @@ class Ablation:
                 f"{self.missing} of {len(self.variants) * len(self.seeds)} runs are missing."
             )
         return said
+
+
+def _left_out(runs: Sequence[Mapping[str, float]]) -> str:
+    """What a policy left out at which spot, of shares by spot, in words; empty where nothing is to say."""
+    if not runs:
+        return ""
+    most = max(max(left_out.values()) for left_out in runs)
+    if most < HARDLY:
+        return (
+            f"at most {most:.2%} of the samples were left out at any spot, so this was all but fixed "
+            "strength; with controller_options {homo: false} the policy starts undecided."
+        )
+    inner = [spot for spot in runs[0] if spot != LOGITS]
+    if len(inner) < 2:
+        return ""
+    first, last = inner[0], inner[-1]
+    more = sum(left_out[first] > left_out[last] for left_out in runs)
+    shallow, deep = (fmean(left_out[spot] for left_out in runs) for spot in (first, last))
+    return (
+        f"{shallow:.1%} of the samples were left out at {first}, the first spot, and {deep:.1%} at {last}, "
+        f"the last before the logits; more at the first in {more} of {_runs(len(runs))}."
+    )
+
+
+def _in(variant: str, stage: str) -> str:
+    return f"{variant}, in {stage}" if stage else variant
 
 
 def _runs(number: int) -> str:

@@ -121,7 +121,10 @@ def _header(ablation: Ablation) -> list[str]:
 def _described(variant: Variant) -> str:
     if not variant.overrides:
         return f"{variant.name}: the recipe as it is"
-    alone = "labels alone; " if variant.name == NONE else ""
+    alone = ""
+    if variant.name == NONE:
+        own = any(one.partition("=")[0].endswith(".pretrained") for one in variant.overrides)
+        alone = f"labels alone{', and the in-network teacher of pqk-distil' if own else ''}; "
     return f"{variant.name}: {alone}" + "; ".join(f"`{_flow(one)}`" for one in variant.overrides)
 
 

@@ -43,7 +43,7 @@ def explain(error: ValidationError, tree: Any, schema: Node) -> tuple[Keys, str]
     kind, given = problem["type"], problem["input"]
     keys = _without_tags(problem["loc"], tree, kind, schema)
     if kind == "extra_forbidden":
-        known = sorted(_properties(_at(schema, keys[:-1], tree)))
+        known = sorted(_properties(_at(schema, keys[:-1], tree), schema))
         return keys, f"{dotted(keys)}: unknown key; {_choices(str(keys[-1]), known)}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         choice = _at(schema, keys, tree, choose=False)["discriminator"]
@@ -138,8 +138,10 @@ def _deref(node: Node, schema: Node) -> Node:
     return node
 
 
-def _properties(node: Node) -> list[str]:
-    return list(node.get("properties", ()))
+def _properties(node: Node, schema: Node) -> list[str]:
+    """The keys of a mapping, also where something else may stand in its place."""
+    members = [_deref(member, schema) for member in node.get("anyOf", [node])]
+    return list(dict.fromkeys(key for member in members for key in member.get("properties", ())))
 
 
 def _accepted(node: Node, schema: Node) -> str:
@@ -160,7 +162,7 @@ def _accepted(node: Node, schema: Node) -> str:
         least = f" with at least {node['minItems']}" if node.get("minItems") else ""
         return f"a list{least} of: {_accepted(node.get('items', {}), schema)}"
     if node.get("type") == "object":
-        keys = ", ".join(_properties(node))
+        keys = ", ".join(_properties(node, schema))
         return f"a mapping with the keys {keys}" if keys else "a mapping"
     if node.get("format") == "path":
         return "a path"

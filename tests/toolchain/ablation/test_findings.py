@@ -12,7 +12,7 @@ from toolchain.ablation.outcome import Outcome
 from toolchain.ablation.table import HEAD, markdown, rows
 from toolchain.ablation.variants import Variant
 from toolchain.ablation.workers import Failure
-from toolchain.runs.training_logs import Course
+from toolchain.runs.training_logs import Course, Trained
 
 Make = Callable[..., Outcome]
 
@@ -136,6 +136,36 @@ def test_a_dean_in_fallback_is_told_of(outcome: Make) -> None:
     page = markdown(found)
     assert "| dean | strength.kl | 1 | 0.5 | 0.8 |" in page
     assert "strength.at" not in page  # what never moved says nothing
+
+
+def test_every_stage_with_a_controller_is_told_of_by_itself(outcome: Make) -> None:
+    moved = {"dean.moved": Course(0.0, 1.0, 0.5), "dean.fallback": Course(1.0, 0.5, 0.75)}
+    still = {"dean.moved": Course(0.0, 0.0, 0.0), "dean.fallback": Course(1.0, 1.0, 1.0)}
+
+    def trained(*stages: str) -> tuple[Trained, ...]:
+        """The first one's dean moved, the others' stood still; one had no controller."""
+        trails = [moved, *[still] * (len(stages) - 1)]
+        taught = [Trained(*one, 9, 8, 1.0, t) for one, t in zip(zip(stages), trails, strict=True)]
+        return Trained("train", 9, 8, 1.0, {}), *taught
+
+    three = trained("pqk-prune", "recover", "recover")
+    runs = [outcome("dean", 0, 90.0, trained=three), outcome("fixed", 0, 91.0)]
+    found = ablation(runs, seeds=1)
+    text = said(found)
+    assert "dean, in pqk-prune: 75% of the strengths" in text
+    assert "dean, in pqk-prune: the dean never" not in text
+    for stage in ("recover", "recover 2"):
+        assert f"dean, in {stage}: the dean never moved a strength in 1 of 1 run" in text
+    assert "The dean does not beat fixed strength here." in text  # it was there, if only once
+    assert "| dean | pqk-prune: dean.fallback | 1 | 0.5 | 0.75 |" in markdown(found)
+    alone = outcome("dean", 0, 90.0, trained=trained("recover"))
+    assert "dean: 75% of the strengths" in said(ablation([alone], seeds=1))
+
+
+def test_no_teacher_is_labels_alone_but_for_pqks_own(outcome: Make) -> None:
+    variant = Variant("none", ("stages.2.pretrained=null", "stages.4.distil=null"))
+    page = markdown(ablation([outcome("none", 0, 90.0)], seeds=1, variants=[variant]))
+    assert "- none: labels alone, and the in-network teacher of pqk-distil; `stages.2." in page
 
 
 def test_a_dean_that_moved_nothing_is_said_with_the_reason(outcome: Make) -> None:

@@ -107,6 +107,14 @@ def test_a_recipe_never_changes(write: Write) -> None:
             MINIMAL + "stages: [{stage: recover, distil: {losses: [{loss: at, spot: ''}]}}]",
             ['losses[0].spot: "" given; accepted: text that is not empty, or a list of 2'],
         ),
+        (
+            MINIMAL + "stages: [{stage: recover, distil: {controler: dean}}]",
+            ["distil.controler: unknown key; did you mean 'controller'? accepted: controller, "],
+        ),
+        (
+            MINIMAL + "stages: [{stage: pqk-distil, pretrained: {foo: 1}}]",
+            ["pretrained.foo: unknown key; accepted: controller, controller_options, losses"],
+        ),
         (MINIMAL + "stages: [3]", ["stages[0]: 3 given", "a mapping with stage: "]),
         (MINIMAL + "stages: [{}]", ["stages[0].stage: required", "accepted: "]),
         (MINIMAL.replace("digits", "digit"), ["data.kind", "did you mean 'digits'?"]),
