@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from deploy.errors import CompressDeployError, ConfigError, DataError
 from toolchain import checkpoint
@@ -77,12 +77,17 @@ def logits_width(network: fx.GraphModule, input_shape: Sequence[int], where: str
     with torch.no_grad():
         try:
             logits_BC = network(torch.zeros(2, *input_shape))
-        except RuntimeError as error:
+        except (RuntimeError, IndexError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise DataError(
                 f"{where}: does not take images of shape {tuple(input_shape)} ({reason}); accepted is "
                 f"what the data holds; change {where}.args or data.image_size"
             ) from error
+    if not isinstance(logits_BC, Tensor):
+        raise DataError(
+            f"{where}: gives a {type(logits_BC).__name__}; accepted is one tensor [batch, classes]; wrap the "
+            "network in a module that gives logits"
+        )
     if logits_BC.dim() != 2 or len(logits_BC) != 2:
         raise DataError(
             f"{where}: gives an output of shape {tuple(logits_BC.shape)} for 2 images; accepted is "

@@ -204,6 +204,30 @@ def test_a_chain_of_families_ends_in_a_report_against_the_teacher(
     assert record["stages"][1]["config"]["file"] == "net.py:net"
 
 
+@pytest.mark.parametrize("given", ["(y, x)", "{'logits': y}"])
+def test_a_network_that_gives_more_than_logits_is_refused(
+    given: str, data: Path, tmp_path: Path
+) -> None:
+    """By every verb that looks at the network, in one line."""
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.fc = nn.Linear(64, 4)\n"
+        "    def forward(self, x):\n"
+        "        y = self.fc(x.flatten(1))\n"
+        f"        return {given}\n"
+    )
+    model = {"file": f"{tmp_path / 'net.py'}:Net"}
+    asked = recipe(data, [], model=model)
+    kind = "tuple" if given.startswith("(") else "dict"
+    for look in (run_stages, lambda one, _: plan_recipe(one, as_json=True)):
+        refused(
+            lambda look=look: look(asked, tmp_path), DataError, f"model: gives a {kind}", "wrap"
+        )  # type: ignore[misc]
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import environment
 from deploy.errors import CompressDeployError, ConfigError
-from deploy.whole_file import write_whole
+from deploy.whole_file import require_writable, write_whole
 from toolchain.ablation.findings import Ablation
 from toolchain.ablation.outcome import Outcome
 from toolchain.ablation.table import HEAD, markdown, rows
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # A run that takes less than this share of the longest was found, and says nothing about those to come.
 FOUND_SHARE = 0.2
+TABLE, REMEDY = "the ablation's table", "free some space or name another place"
 
 
 def jobs_of(
@@ -69,8 +70,11 @@ def run_grid(
     The page goes to ``table`` and, with all numbers as JSON, to ``out/<recipe>.ablation.*``.
 
     Raises:
-        StorageError: A page cannot be written.
+        StorageError: A page cannot be written; where that shows before the first run, none is begun.
     """
+    pages = {out / f"{recipe.name}.ablation.md", table or out / f"{recipe.name}.ablation.md"}
+    for path in pages:
+        require_writable(path, TABLE, REMEDY)
     seeds = list(dict.fromkeys(job.seed for job in jobs))
     ablation = Ablation(
         recipe=recipe.name,
@@ -216,10 +220,9 @@ def _write(ablation: Ablation, out: Path, table: Path | None) -> None:
         "versions": ablation.installed,
         "environment": ablation.environment,
     }
-    remedy = "free some space or name another place"
     stem = f"{ablation.recipe}.ablation"
     text = json.dumps(record, indent=2) + "\n"
-    write_whole(out / f"{stem}.json", text, "the ablation's numbers", remedy)
+    write_whole(out / f"{stem}.json", text, "the ablation's numbers", REMEDY)
     page = markdown(ablation)
     for path in {out / f"{stem}.md", table or out / f"{stem}.md"}:
-        write_whole(path, page, "the ablation's table", remedy)
+        write_whole(path, page, TABLE, REMEDY)

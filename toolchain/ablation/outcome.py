@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.errors import ConfigError
+from deploy.errors import ConfigError, StorageError
 from deploy.whole_file import write_whole
 from toolchain.runs.artifacts import Artifact, RunContext, run_stages
 from toolchain.runs.training_logs import Trained, record_of, trained
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from toolchain.training.progress import Progress
 
 TESTED = "tested"
+# What is kept of a test.
+_TESTED = frozenset({"top1", "loss", "n", "precision", "data", "date"})
 AS_SHIPPED, AS_TRAINED = "the file as shipped", "the network as its last training stage left it"
 
 
@@ -117,8 +119,7 @@ def _tested(artifact: Artifact, ctx: RunContext) -> dict[str, Any]:
     """Top-1 of an artifact's network on the test part; measured once and kept beside the artifacts."""
     path = ctx.out / TESTED / f"{artifact.root.name}.json"
     if path.exists():
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return kept
+        return _kept(path)
     from toolchain.student import Student
     from toolchain.training.evaluation import evaluate
 
@@ -136,6 +137,25 @@ def _tested(artifact: Artifact, ctx: RunContext) -> dict[str, Any]:
     text = json.dumps(made, indent=2) + "\n"
     write_whole(path, text, "the result of the test", "free some space or give another --out")
     return made
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """What was measured before.
+
+    Raises:
+        StorageError: The file is not what this wrote.
+    """
+    try:
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        wrong = sorted(_TESTED - kept.keys())
+    except (ValueError, AttributeError) as error:
+        wrong = [" ".join(str(error).split())]
+    if wrong:
+        raise StorageError(
+            f"{path}: no result of a test ({', '.join(wrong)}); accepted is what an ablation wrote; delete "
+            "the file, and the student is tested again"
+        )
+    return kept
 
 
 def _device(device: str) -> str:

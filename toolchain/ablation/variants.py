@@ -99,7 +99,7 @@ def chosen(variants: Sequence[Variant], only: Sequence[str]) -> list[Variant]:
     """Those called ``only``, in that order; all where nothing is said.
 
     Raises:
-        ConfigError: Two have one name, or a name that none has.
+        ConfigError: Two have one name, a name that none has, or one given twice.
     """
     from toolchain.distillation.registry import unknown
 
@@ -114,6 +114,10 @@ def chosen(variants: Sequence[Variant], only: Sequence[str]) -> list[Variant]:
     for name in only:
         if name not in by_name:
             raise ConfigError(f"--only: {unknown(name, by_name)}")
+        if only.count(name) > 1:
+            raise ConfigError(
+                f"--only: {name} given twice; accepted: each name once; leave one out"
+            )
     return [by_name[name] for name in only] if only else list(variants)
 
 

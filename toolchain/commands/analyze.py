@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -81,6 +82,13 @@ def analyze(
         raise ConfigError(
             f"--controllers: {controllers!r} names none; accepted e.g. dean,anti; name one, or leave the "
             "option out"
+        )
+    if not isfinite(epochs):
+        raise ConfigError(f"--epochs: {epochs} given; accepted is a finite number; change it")
+    if spots is not None and not spots.strip():
+        raise ConfigError(
+            "--spots: '' given; accepted is a path or a pattern such as 'layer*', see `list spots`; name "
+            "one, or leave the option out"
         )
     loaded = load_recipe(recipe, overrides or [])
 

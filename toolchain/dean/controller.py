@@ -50,15 +50,29 @@ UNMOVED = 1e-5
 
 
 def require_all(options: Mapping[str, Any], samples: int) -> None:
-    """Refuse a dean to load that is none, and a held-out part without a batch of ``probe_size``.
+    """Refuse a dean to load that is none, one to replay that is not named, and too few held-out samples.
 
     Raises:
         ConfigError: Says what is wrong with the file, or how many samples are needed.
     """
+    require_replayed(options["frozen"], options["load"])
     if options["load"] is not None:
         with torch.random.fork_rng(devices=[]):  # this may be asked where nothing may be drawn
             DeanNetwork.load(Path(options["load"]))
     require_held_out(options, samples)
+
+
+def require_replayed(frozen: bool, load: str | Path | None) -> None:
+    """Refuse a frozen dean that no file is named of.
+
+    Raises:
+        ConfigError: It would have nothing to replay.
+    """
+    if frozen and load is None:
+        raise ConfigError(
+            "distil.controller_options.frozen: true without a dean to replay; accepted with load: a "
+            f"path to the {FILE} of an earlier run; set load, or take the controller fixed"
+        )
 
 
 def require_held_out(options: Mapping[str, Any], samples: int) -> None:
@@ -128,11 +142,7 @@ class DeanController(Steady):
         frozen: bool = False,
         load: str | Path | None = None,
     ) -> None:
-        if frozen and load is None:
-            raise ConfigError(
-                "distil.controller_options.frozen: true without a dean to replay; accepted with load: a "
-                f"path to the {FILE} of an earlier run; set load, or take the controller fixed"
-            )
+        require_replayed(frozen, load)
         if not school.terms and school.sparsifier is None:
             raise ConfigError(
                 "distil.losses: none given for the controller dean; accepted is at least one term, "

@@ -15,7 +15,7 @@ from toolchain.data.batches import evaluation_batches
 from toolchain.data.loading import load_data
 from toolchain.distillation.preflight import Preflight
 from toolchain.stages import NewStudent
-from toolchain.starting import build_network
+from toolchain.starting import build_network, logits_width
 from toolchain.structure.allocation import Allocation
 from toolchain.structure.cost import Cost, measure
 from toolchain.structure.decision import Findings, examine, goal_of, of_what_is_left
@@ -38,6 +38,7 @@ def plan_recipe(recipe: Recipe, as_json: bool, *, cache: Path = Path("runs")) ->
 
     Raises:
         ConfigError: As ``Preflight.check``: a stage of the recipe could only fail.
+        DataError: As ``logits_width``: the network does not take the data's images, or gives no logits.
     """
     from rich.console import Console
 
@@ -47,7 +48,9 @@ def plan_recipe(recipe: Recipe, as_json: bool, *, cache: Path = Path("runs")) ->
     Preflight(lambda _: data).check(recipe)
     origin = _pruned(recipe)
     other = origin is not recipe.model
-    network = build_network(origin, "student" if other else "model", recipe.seed)
+    where = "student" if other else "model"
+    network = build_network(origin, where, recipe.seed)
+    logits_width(network, data.input_shape, where)
     teacher = None
     if other:
         teacher = measure(build_network(recipe.model, "model", recipe.seed), data.input_shape)

@@ -7,6 +7,7 @@ augmentation depend on (seed, epoch, step) only, and the checkpoint holds the re
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -163,6 +164,7 @@ class _Loop:
         self._every = list({id(p): p for ps in self._parameters for p in ps}.values())
         self._average = None if config.ema is None else WeightAverage(network, config.ema)
         self._tally = Tally(names, precision.device_type)
+        self._steepest = torch.zeros((), device=precision.device)  # the largest norm so far
         self._trail = Trail()
         self._counters = Counters()
         self._checkpoint = Checkpoint(
@@ -245,7 +247,8 @@ class _Loop:
             # Only what this update moves gets a gradient: shared tensors stay clean of it.
             self._accelerator.backward(loss, inputs=parameters)
             if self._config.clip_norm is not None:
-                self._accelerator.clip_grad_norm_(parameters, self._config.clip_norm)
+                norm = self._accelerator.clip_grad_norm_(parameters, self._config.clip_norm)
+                self._steepest = torch.maximum(self._steepest, norm.detach())
             with update.guard() if update.guard is not None else nullcontext():
                 optimizer.step()
             for parameter in self._every:
@@ -278,7 +281,9 @@ class _Loop:
         return {"top1": found.top1, "loss": found.loss}
 
     def _look(self) -> None:
-        """Stop if a loss since the last look was not finite.
+        """Stop if a loss, or the norm of a gradient, since the last look was not finite.
+
+        A gradient with such a norm would be clipped to zero, and the training stand still.
 
         Raises:
             TrainingError: Names the step.
@@ -287,12 +292,15 @@ class _Loop:
         if found is not None:
             steps_ago, loss = found
             self._stop(self._counters.step - steps_ago, f"loss is {loss}")
+        if not math.isfinite(steepest := self._steepest.item()):
+            self._stop(self._counters.step, f"the gradient's norm is {steepest}")
 
     def _stop(self, step: int, what: str) -> NoReturn:
         kept = self._checkpoint.path if self._checkpoint.path.exists() else "none yet"
         raise TrainingError(
             f"{self._name}: {what} at step {step} of {self._total}; it must be finite; lower lr "
-            f"(now {self._config.lr:g}), or set clip_norm (now {self._config.clip_norm}); "
+            f"(now {self._config.lr:g}) or the strengths of losses, or set clip_norm "
+            f"(now {self._config.clip_norm}); "
             f"last good checkpoint: {kept}"
         )
 

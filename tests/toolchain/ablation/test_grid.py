@@ -84,6 +84,38 @@ def test_the_same_command_makes_nothing_anew_and_more_seeds_add(
     assert {name: {s: after[name][s] for s in (0, 1)} for name in after} == before
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"top1": 50.0}'])
+def test_a_damaged_result_of_a_test_is_named_with_what_to_do(
+    finished: tuple[Path, Result], quarters: Path, text: str
+) -> None:
+    out, _ = finished
+    run = json.loads((out / "quarters.ablation.json").read_text())["runs"][0]
+    file = out / outcome.TESTED / f"{run['artifact']}.json"
+    whole = file.read_text()
+    try:
+        file.write_text(text)
+        again = ablate(quarters, out, "--controllers", "fixed,none", "--seeds", 2)
+    finally:
+        file.write_text(whole)
+    assert again.exit_code == 1
+    (failed,) = (line for line in again.stdout.splitlines() if line.startswith("FAILED"))
+    assert f"{file}: no result of a test" in failed and "delete the file" in failed
+
+
+@pytest.mark.parametrize("wrong", ["--table", "--out"])
+def test_a_page_that_cannot_be_written_is_found_before_the_first_run(
+    quarters: Path, tmp_path: Path, wrong: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.md").mkdir()
+    places = {"--table": tmp_path / "folder.md", "--out": tmp_path / "file" / "runs"}
+    for jobs in (1, 2):
+        result = ablate(quarters, tmp_path, wrong, places[wrong], "--jobs", jobs)
+        assert result.exit_code == 1
+        assert "the ablation's table cannot be written" in result.output
+    assert not (tmp_path / "artifacts").exists()
+
+
 def test_a_run_that_fails_is_reported_and_the_others_go_on(quarters: Path, tmp_path: Path) -> None:
     file = tmp_path / "variants.yaml"
     file.write_text(

@@ -116,6 +116,8 @@ def test_only_chooses_and_names_are_taken_once() -> None:
     assert [variant.name for variant in variants.chosen(both, ["at"])] == ["at"]
     with pytest.raises(ConfigError, match="--only: unknown 'att'.*did you mean 'at'"):
         variants.chosen(both, ["att"])
+    with pytest.raises(ConfigError, match="--only: at given twice"):
+        variants.chosen(both, ["at", "kl", "at"])
     with pytest.raises(ConfigError, match="two variants are called 'kl'"):
         variants.chosen([*both, Variant("kl", ())], [])
 

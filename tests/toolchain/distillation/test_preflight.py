@@ -188,6 +188,8 @@ def test_a_held_out_part_has_to_hold_a_probe(
     said = refusal(asked(frozen=True, load=str(file)))
     assert said.startswith("stages[2] (recover): distil.controller_options.load: ")
     assert "accepted: above 0 and below 1" in refusal(asked(held_out=1.5))
+    if controller == "dean":
+        assert "frozen: true without a dean to replay" in refusal(asked(frozen=True))
 
 
 def test_only_a_controller_that_holds_samples_out_reads_the_data(quarters: Path) -> None:

@@ -421,6 +421,29 @@ def test_a_gradient_that_is_not_finite_does_not_reach_the_checkpoint(tmp_path: P
     assert state["step"] == 2
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_gradient_too_large_to_be_clipped_stops_the_training(
+    tmp_path: Path, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The square of 1e30 overflows: by such a norm a gradient is clipped to zero, loss after finite loss."""
+    if (
+        not at_once
+    ):  # on a GPU losses are looked at now and then, at the end of an epoch at the latest
+        monkeypatch.setattr("toolchain.training.tally.Tally.due", lambda *_: False)
+    network, calls = make_network(), [0]
+
+    def loss(batch: Batch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        calls[0] += 1
+        factor = 1e30 if calls[0] == 2 else 1.0
+        return factor * F.cross_entropy(network(batch.images_BCHW), batch.labels_B), {}
+
+    objective = SupervisedObjective(network)
+    objective.updates = (Update("task", list(network.parameters()), loss),)
+    with pytest.raises(TrainingError, match="gradient's norm is inf .*strengths of losses"):
+        fit(network, objective, make_data(), settings(), Context(tmp_path), seed=0, precision=FLOAT)
+    assert calls[0] < 8
+
+
 def test_the_average_is_what_is_kept(tmp_path: Path) -> None:
     """Against the recursion written out, weights taken after every step."""
     network = make_network()
