@@ -110,7 +110,8 @@ def test_a_page_that_cannot_be_written_is_found_before_the_first_run(
     (tmp_path / "folder.md").mkdir()
     places = {"--table": tmp_path / "folder.md", "--out": tmp_path / "file" / "runs"}
     for jobs in (1, 2):
-        result = ablate(quarters, tmp_path, wrong, places[wrong], "--jobs", jobs)
+        asked = ["--controllers", "fixed,none", "--jobs", jobs, wrong, places[wrong]]
+        result = ablate(quarters, tmp_path, *asked)
         assert result.exit_code == 1
         assert "the ablation's table cannot be written" in result.output
     assert not (tmp_path / "artifacts").exists()
