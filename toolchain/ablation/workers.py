@@ -7,7 +7,9 @@ unforeseen happened, costs its own run and is replaced.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -149,6 +151,7 @@ def _work(connection: Connection, out: Path, threads: int | None) -> None:
     """In a process of its own: run what comes until nothing does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_leave_after_the_parent, daemon=True).start()
     import torch
 
     if threads is not None:
@@ -163,6 +166,14 @@ def _work(connection: Connection, out: Path, threads: int | None) -> None:
             connection.send((result, able))
         except BrokenPipeError:
             return
+
+
+def _leave_after_the_parent() -> None:
+    """A parent that was killed tells nobody, and its children would train on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has one"
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _leave(*_: object) -> NoReturn:

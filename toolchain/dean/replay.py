@@ -55,13 +55,13 @@ class ReplayStrength(Steady):
         """Those of the same step.
 
         Raises:
-            ConfigError: The earlier training did not have this step.
+            ConfigError: The earlier training had fewer steps, or more: said at the first of them.
         """
-        if step not in self._by_step:
+        if (steps := max(self._by_step) + 1) != total_steps or step not in self._by_step:
             raise ConfigError(
-                f"distil.controller_options.log: {self._log!r} ends after {max(self._by_step) + 1} steps "
-                f"and has none for step {step + 1} of {total_steps}; accepted is a log of as many; train "
-                "for as many epochs, with the same batch size and held_out"
+                f"distil.controller_options.log: {self._log!r} has {steps} steps and this training "
+                f"{total_steps}; accepted is a log of as many; train for as many epochs, with the same batch "
+                "size and held_out"
             )
         return self._by_step[step]
 

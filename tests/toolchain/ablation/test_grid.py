@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +23,8 @@ from toolchain.data.loading import load_data
 from toolchain.data.partition import hold_out
 from toolchain.recipe.reading import load_recipe
 from toolchain.runs.artifacts import RunContext
+
+ROOT = Path(__file__).parents[3]
 
 
 def ablate(recipe: Path, out: Path, *arguments: object) -> Result:
@@ -251,3 +260,59 @@ def test_a_chain_that_ships_is_judged_by_the_file_as_shipped(
         "the file as shipped, after the last epoch"
         in (tmp_path / "quarters.ablation.md").read_text()
     )
+
+
+ORPHANS = """
+import multiprocessing, pathlib, sys, time
+from toolchain.ablation import workers
+
+
+def work(connection, out):
+    def busy(job, out):
+        pathlib.Path(out, "busy").touch()
+        try:
+            time.sleep(600)
+        finally:
+            pathlib.Path(out, "left").touch()
+
+    workers._run_logged = busy
+    workers._work(connection, out, None)
+
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=work, args=(theirs, sys.argv[1]), daemon=True)
+    process.start()
+    ours.send("a job")
+    print(process.pid, flush=True)
+    process.join()
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_no_worker_outlives_a_parent_that_was_killed(tmp_path: Path, how: signal.Signals) -> None:
+    script = tmp_path / "orphans.py"
+    script.write_text(ORPHANS)
+    parent = subprocess.Popen(
+        [sys.executable, script, tmp_path], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    try:
+        wait_for(lambda: (tmp_path / "busy").exists())
+        parent.send_signal(how)
+        parent.wait(10)
+        wait_for(lambda: (tmp_path / "left").exists())  # and what was half-made is swept away
+        wait_for(lambda: not Path(f"/proc/{worker}").exists())
+    finally:
+        parent.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+
+
+def wait_for(what: Callable[[], bool], at_most_s: float = 60.0) -> None:
+    ends = time.monotonic() + at_most_s
+    while not what():
+        assert time.monotonic() < ends
+        time.sleep(0.05)

@@ -32,7 +32,13 @@ def test_the_log_is_replayed_step_by_step(make_school: Make, tmp_path: Path) -> 
     for step in (2, 0, 3):
         expected = {"task": 0.1 * step, "good": 0.1 * step + 1, "bad": 0.1 * step + 2}
         assert replay.strengths(step, 4, {}) == pytest.approx(expected)
-    with pytest.raises(ConfigError, match="ends after 4 steps and has none for step 5 of 9"):
+    with pytest.raises(
+        ConfigError, match="has 4 steps and this training 3; accepted is a log of as"
+    ):
+        replay.strengths(0, 3, {})
+    with pytest.raises(
+        ConfigError, match="has 4 steps and this training 9; accepted is a log of as"
+    ):
         replay.strengths(4, 9, {})
 
 
