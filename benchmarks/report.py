@@ -69,8 +69,9 @@ def build_report(
 
     ``teacher`` and ``student`` hold ``top1``, ``parameters``, ``macs``, ``size_bytes`` and
     ``latency_ms: {p50, p90}``; the student also ``onnx``.  ``stages`` are ``{name, seconds,
-    metrics}`` in order; ``method`` says in sentences how things were measured; ``notes`` what a
-    reader must know, such as layers left in float.  ``extra`` is kept as it is.
+    metrics}`` in order, those that trained with the file name of their ``log`` too; ``method`` says in
+    sentences how things were measured; ``notes`` what a reader must know, such as layers left in float.
+    ``extra`` is kept as it is.
 
     Raises:
         ConfigError: A network lacks one of its numbers, or a goal is unknown.

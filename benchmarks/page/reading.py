@@ -173,9 +173,8 @@ def _hashes(run: Run) -> set[str]:
 
 def _run(path: Path) -> Run:
     folder, report = path.parent, read_report(path)
-    order = [str(stage.get("name")) for stage in report["stages"]]
-    logs = [_log(one) for one in sorted((folder / LOGS).glob("*.jsonl"))]
-    logs.sort(key=lambda log: order.index(log.stage) if log.stage in order else len(order))
+    files = sorted((folder / LOGS).glob("*.jsonl"), key=lambda one: _place(one, report["stages"]))
+    logs = [_log(one) for one in files]
     path = folder / str(report.get("bundle") or "bundle") / MANIFEST
     manifest = _read_mapping(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if manifest else ""
@@ -193,6 +192,19 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
             "written; copy the run again"
         ) from error
     return value if isinstance(value, dict) else {}
+
+
+def _place(log: Path, stages: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
+    """Where in the chain the stage of a log is; for a report that does not say so, by its name."""
+    for key, known in (("log", log.name), ("name", _stage_of(log))):
+        found = [place for place, stage in enumerate(stages) if stage.get(key) == known]
+        if found:
+            return found[0], log.name
+    return len(stages), log.name
+
+
+def _stage_of(log: Path) -> str:
+    return log.stem.rpartition("-")[0] or log.stem
 
 
 def _log(path: Path) -> Log:
@@ -215,7 +227,7 @@ def _log(path: Path) -> Log:
                 _follow(trail, row)
             else:
                 rows.append(row)
-    return Log(path.stem.rpartition("-")[0] or path.stem, tuple(rows), unreadable, trail)
+    return Log(_stage_of(path), tuple(rows), unreadable, trail)
 
 
 def _follow(trail: dict[str, Envelope], row: Mapping[str, Any]) -> None:

@@ -40,8 +40,8 @@ def training_section(run: Run) -> list[Section]:
     ]
     intro = "Stages one after another, each with its own steps, short ones drawn wider."
     stages = [log.stage for log in run.logs]
-    if len(set(stages)) < len(stages):
-        intro += " Stages of one name are in the order of their keys."
+    if len(set(stages)) < len(stages) and not any("log" in one for one in run.report["stages"]):
+        intro += " In which order those of one name ran, this older report does not say."
     if untrained:
         intro += f" In the gaps are stages that train nothing ({', '.join(untrained)})."
     return [Section("Training", [Figures(figures)], intro), *trail_section(run)]

@@ -107,6 +107,10 @@ def test_the_report_has_its_stable_keys(finished: Path) -> None:
     assert "quarters" in (result(finished) / "report.md").read_text()
     logs = {path.name.rsplit("-", 1)[0] for path in (result(finished) / "logs").iterdir()}
     assert logs == {"pqk-prune", "pqk-distil", "recover"}
+    stages = json.loads((result(finished) / "report.json").read_text())["stages"]
+    named = [stage["log"] for stage in stages if "log" in stage]
+    assert sorted(named) == sorted(path.name for path in (result(finished) / "logs").iterdir())
+    assert [name.rsplit("-", 1)[0] for name in named] == ["pqk-prune", "pqk-distil", "recover"]
 
 
 def test_the_bundle_verifies_and_is_what_was_reported(finished: Path) -> None:

@@ -19,7 +19,14 @@ from deploy.bundle import Bundle
 from deploy.sessions.ort import OrtCpuSession
 from toolchain.recipe.files import portable
 from toolchain.runs.artifacts import installed_versions
-from toolchain.runs.training_logs import FALLBACK, MOVED, never, trail_of, why_unmoved
+from toolchain.runs.training_logs import (
+    FALLBACK,
+    MOVED,
+    never,
+    record_of,
+    trail_of,
+    why_unmoved,
+)
 from toolchain.shipping.exporting import BUNDLE, numpy_batches
 from toolchain.student import data_of
 
@@ -64,7 +71,7 @@ def report(config: Report, source: Artifact, out: Path, ctx: RunContext) -> dict
         }
         for who, path in files.items()
     }
-    stages = [json.loads((made.root / "artifact.json").read_text()) for made in source.lineage()]
+    chain = [*reversed([*source.lineage()])]
     settings = [portable(stage) for stage in recipe.stages]
     made = build_report(
         name=recipe.name,
@@ -75,17 +82,18 @@ def report(config: Report, source: Artifact, out: Path, ctx: RunContext) -> dict
         goals=recipe.goals.model_dump(exclude_none=True),
         stages=[
             {
-                "name": record["stage"],
-                "seconds": record["seconds"],
-                "metrics": record["metrics"],
+                "name": made.stage,
+                "seconds": record_of(made)["seconds"],
+                "metrics": record_of(made)["metrics"],
                 "config": setting,
+                **({"log": _log_name(made)} if _logs(made) else {}),
             }
-            for record, setting in zip(reversed(stages), settings, strict=False)  # not this one
+            for made, setting in zip(chain, settings, strict=False)  # not this one
         ],
         environment=environment.record(),
         notes=[
             *json.loads((source.root / "notes.json").read_text()),
-            *(note for made in reversed([*source.lineage()]) for note in notes_on_teaching(made)),
+            *(note for made in chain for note in notes_on_teaching(made)),
         ],
         method=[
             f"top-1: the files as shipped, on the {len(data.test)} test images, which nothing before "
@@ -117,7 +125,7 @@ def _other_targets(recipe: Recipe) -> list[str]:
 def notes_on_teaching(artifact: Artifact) -> list[str]:
     """What a reader has to know of a dean that set a stage's strengths, or did not."""
     notes = []
-    for log in sorted(artifact.root.glob("*.metrics.jsonl")):
+    for log in _logs(artifact):
         trail = trail_of(log)
         fallback, left_out = trail.get(FALLBACK), never(trail)
         if fallback is not None and fallback.last > 0:
@@ -179,6 +187,16 @@ def present(last: Artifact, recipe: Recipe, out: Path, allow_missed: bool) -> in
 def _collect_logs(last: Artifact, folder: Path) -> None:
     """Training logs of every stage beside the report."""
     for made in last.lineage():
-        for log in made.root.glob("*.metrics.jsonl"):
+        for log in _logs(made):
             (folder / "logs").mkdir(exist_ok=True)
-            shutil.copyfile(log, folder / "logs" / f"{made.stage}-{made.key[:8]}.jsonl")
+            shutil.copyfile(log, folder / "logs" / _log_name(made))
+
+
+def _logs(made: Artifact) -> list[Path]:
+    """Of the stage's training: one, or none."""
+    return sorted(made.root.glob("*.metrics.jsonl"))
+
+
+def _log_name(made: Artifact) -> str:
+    """What the stage's log is called beside the report."""
+    return f"{made.stage}-{made.key[:8]}.jsonl"

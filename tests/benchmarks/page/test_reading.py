@@ -21,6 +21,30 @@ def test_a_run_with_logs_and_manifest(write_run: Write) -> None:
     assert run.manifest["seeds"] == {"run": 3, "split": 7}
 
 
+def test_logs_are_in_the_order_of_the_chain_also_of_stages_of_one_name(write_run: Write) -> None:
+    run = write_run("net")
+    report = json.loads((run / "report.json").read_text())
+    names = ["recover-ff.jsonl", "pqk-1a2b.jsonl", "recover-0a.jsonl"]
+    for steps, name in enumerate(names, 1):
+        lines = [json.dumps({"kind": "step", "step": step}) for step in range(steps)]
+        (run / "logs" / name).write_text("\n".join(lines))
+    report["stages"] = [
+        {"name": "teacher"},
+        *({"name": one.split("-")[0], "log": one} for one in names),
+    ]
+    (run / "report.json").write_text(json.dumps(report))
+    logs = read_sources([run]).runs[0].logs
+    assert [(log.stage, len(log.rows)) for log in logs] == [
+        ("recover", 1),
+        ("pqk", 2),
+        ("recover", 3),
+    ]
+    for stage in report["stages"]:  # one of an older version
+        stage.pop("log", None)
+    (run / "report.json").write_text(json.dumps(report))
+    assert [log.stage for log in read_sources([run]).runs[0].logs] == ["recover", "recover", "pqk"]
+
+
 def test_a_folder_of_runs_each_once(write_run: Write, tmp_path: Path) -> None:
     first, second = write_run("a"), write_run("b")
     found = read_sources([tmp_path, first, second / "report.json"])
