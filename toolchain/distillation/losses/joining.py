@@ -68,10 +68,19 @@ def require_maps(loss: str, *shapes: tuple[int, ...]) -> None:
 
 
 class Embedding(nn.Module):
-    """A linear map of a feature's mean over positions: [B, ...] -> [B, D]."""
+    """A linear map of a feature's mean over positions: [B, ...] -> [B, D].
+
+    Raises:
+        ConfigError: The feature is neither a vector, nor tokens, nor a map.
+    """
 
     def __init__(self, shape: tuple[int, ...], dimensions: int) -> None:
         super().__init__()
+        if len(shape) not in (2, 3, 4):
+            raise ConfigError(
+                f"distil.spot: features {tuple(shape[1:])} given; accepted are [C], [N, C] and [C, H, W], "
+                "because this loss compares vectors; choose another spot"
+            )
         self.linear = nn.Linear(channels(shape), dimensions)
 
     def forward(self, features: Tensor) -> Tensor:

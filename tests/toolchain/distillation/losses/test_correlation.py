@@ -8,7 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.errors import ConfigError
 from toolchain.distillation.losses.correlation import CorrelationCongruence
+from toolchain.distillation.losses.entry import LOSSES
 
 
 @given(st.integers(2, 6), st.integers(0, 9))
@@ -37,3 +39,12 @@ def test_both_embeddings_learn() -> None:
     loss = CorrelationCongruence((4, 3), (4, 5))
     loss(torch.randn(4, 3), torch.randn(4, 5)).backward()
     assert all(p.grad is not None and p.grad.any() for p in loss.parameters())
+
+
+@pytest.mark.parametrize("loss", ["cc", "crd"])
+def test_a_feature_of_more_axes_is_refused_in_one_line(loss: str) -> None:
+    entry = LOSSES.look_up(loss)
+    made = entry.bind(**({"samples": 8} if loss == "crd" else {}))
+    with pytest.raises(ConfigError, match=r"features \(5, 2, 5, 8\) given; accepted are") as error:
+        made((2, 4), (2, 5, 2, 5, 8))
+    assert "\n" not in str(error.value)
