@@ -54,43 +54,25 @@ def test_a_new_version_is_another_artifact(monkeypatch: pytest.MonkeyPatch, tmp_
     assert after[0] != before[0] and after[1] == before[1]
 
 
+OF_A_DEAN = {
+    "held_out": 0.1,
+    "probe_every": None,
+    "probe_size": 128,
+    "lr": 0.01,
+    "look_ahead": 0.01,
+    "alpha_max": 2.0,
+    "beta_max": 2.0,
+    "ema": None,
+    "keep_sum": False,
+    "trust_probes": 6,
+    "frozen": False,
+    "load": None,
+}
 # A stage's key holds what a recipe gives, and not the defaults: with another default and the same version,
 # what was trained with the old one would be found for the new.
 DEFAULTS: dict[str, tuple[int, dict[str, Any]]] = {
-    "anti": (
-        3,
-        {
-            "held_out": 0.1,
-            "probe_every": None,
-            "probe_size": 128,
-            "lr": 0.01,
-            "look_ahead": 0.01,
-            "alpha_max": 2.0,
-            "beta_max": 2.0,
-            "ema": None,
-            "keep_sum": False,
-            "trust_probes": 6,
-            "frozen": False,
-            "load": None,
-        },
-    ),
-    "dean": (
-        3,
-        {
-            "held_out": 0.1,
-            "probe_every": None,
-            "probe_size": 128,
-            "lr": 0.01,
-            "look_ahead": 0.01,
-            "alpha_max": 2.0,
-            "beta_max": 2.0,
-            "ema": None,
-            "keep_sum": False,
-            "trust_probes": 6,
-            "frozen": False,
-            "load": None,
-        },
-    ),
+    "anti": (3, OF_A_DEAN),
+    "dean": (3, OF_A_DEAN),
     "ramp": (1, {"start": 0.0, "end": 1.0, "until": 1.0, "shape": "linear"}),
     "replay": (1, {"held_out": 0.1}),
     "spot-adaptive": (
