@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy.errors import ConfigError
-from toolchain.distillation.config import Distil
 from toolchain.distillation.teachers.config import Assistant, InNetwork
-from toolchain.distillation.teachings import place_of
+from toolchain.distillation.teachings import place_of, teachings_in
 from toolchain.stages import (
     MASKING,
     Export,
@@ -72,41 +71,35 @@ def check_order(stages: Sequence[StageModel]) -> None:
 
 def _in_network(stage: StageModel) -> str | None:
     """The name of an in-network teacher that the stage's recipe asks for."""
-    for field in type(stage).model_fields:
-        distil = getattr(stage, field)
-        if isinstance(distil, Distil):
-            for name, teacher in distil.teachers.items():
-                if isinstance(teacher, InNetwork):
-                    return name
+    for place in teachings_in([stage]):
+        for name, teacher in place.distil.teachers.items():
+            if isinstance(teacher, InNetwork):
+                return name
     return None
 
 
 def _check_assistants(stages: Sequence[StageModel]) -> None:
     """Refuse a chain in which a teacher's assistant is asked for that no stage before has left."""
-    for place, stage in enumerate(stages):
-        for field in type(stage).model_fields:
-            distil = getattr(stage, field)
-            if not isinstance(distil, Distil):
-                continue
-            for name, teacher in distil.teachers.items():
-                before = [known.stage for known in stages[:place]]
-                if isinstance(teacher, Assistant) and before.count(teacher.stage) < teacher.back:
-                    where = f"stages[{place}] ({stage.stage}).{field}.teachers.{name}"
-                    raise no_such_stage(where, teacher.stage, teacher.back, before)
+    for place in teachings_in(stages):
+        before = [known.stage for known in stages[: place.position]]
+        for name, teacher in place.distil.teachers.items():
+            if isinstance(teacher, Assistant) and before.count(teacher.stage) < teacher.back:
+                stage = stages[place.position].stage
+                where = f"stages[{place.position}] ({stage}).{place.field}.teachers.{name}"
+                raise no_such_stage(where, teacher.stage, teacher.back, before)
 
 
 def _check_teaching(stages: Sequence[StageModel]) -> None:
     """Refuse what no loss, teacher or controller is called or takes; spots need the networks."""
-    for place, stage in enumerate(stages):
-        for field in type(stage).model_fields:
-            distil = getattr(stage, field)
-            if isinstance(distil, Distil):
-                from toolchain.distillation.building import check_names
+    for place in teachings_in(stages):
+        from toolchain.distillation.building import check_names
 
-                try:
-                    check_names(distil, in_network=isinstance(stage, PqkDistil))
-                except ConfigError as error:
-                    raise ConfigError(f"{place_of(place, stage, field)}: {error}") from None
+        stage = stages[place.position]
+        try:
+            check_names(place.distil, in_network=isinstance(stage, PqkDistil))
+        except ConfigError as error:
+            where = place_of(place.position, stage, place.field)
+            raise ConfigError(f"{where}: {error}") from None
 
 
 def no_such_stage(where: str, stage: str, back: int, before: Sequence[str]) -> ConfigError:

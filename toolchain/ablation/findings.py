@@ -81,32 +81,46 @@ class Ablation:
                     found.setdefault(f"{one.stage}{again}", []).append(one.trail)
         return {"": next(iter(found.values()))} if len(found) == 1 else found
 
-    def _idle(self) -> Iterator[str]:
-        """Where a dean moved nothing: for want of probes, or because they were noise."""
+    def _taught(self) -> Iterator[tuple[str, list[Mapping[str, Course]]]]:
+        """Every variant, and stage where several have a controller, with what that set, run by run."""
         for name in (variant.name for variant in self.variants):
             for stage, trails in self._trails(name).items():
-                found = [never(trail) for trail in trails]
-                reasons = Counter(why_unmoved(one) for one in found if MOVED in one)
-                for (why, remedy), count in reasons.items():
-                    yield (
-                        f"{_in(name, stage)}: the dean never moved a strength in {count} of "
-                        f"{_runs(len(found))} ({why}), so this was fixed strength, on fewer images; {remedy}."
-                    )
+                yield f"{name}, in {stage}" if stage else name, trails
+
+    def _doubted(self) -> Iterator[str]:
+        """How much of a dean's strengths was the recipe's."""
+        for who, trails in self._taught():
+            shares = [trail[FALLBACK].mean for trail in trails if FALLBACK in trail]
+            if shares and fmean(shares) > 0:
+                yield (
+                    f"{who}: {fmean(shares):.0%} of the strengths, in the mean over all steps, were the "
+                    "recipe's, for want of evidence that moving them helps."
+                )
+
+    def _idle(self) -> Iterator[str]:
+        """Where a dean moved nothing: for want of probes, or because they were noise."""
+        for who, trails in self._taught():
+            found = [never(trail) for trail in trails]
+            reasons = Counter(why_unmoved(one) for one in found if MOVED in one)
+            for (why, remedy), count in reasons.items():
+                yield (
+                    f"{who}: the dean never moved a strength in {count} of {_runs(len(found))} ({why}), so "
+                    f"this was fixed strength, on fewer images; {remedy}."
+                )
 
     def _spots(self) -> Iterator[str]:
         """Where a policy left samples out: at shallow spots, as its authors saw, or hardly anywhere."""
-        for name in (variant.name for variant in self.variants):
-            for stage, trails in self._trails(name).items():
-                runs = [
-                    {
-                        key.removeprefix(DISTILLED): 1 - course.mean
-                        for key, course in trail.items()
-                        if key.startswith(DISTILLED)
-                    }
-                    for trail in trails
-                ]
-                if said := _left_out([left_out for left_out in runs if left_out]):
-                    yield f"{_in(name, stage)}: {said}"
+        for who, trails in self._taught():
+            runs = [
+                {
+                    key.removeprefix(DISTILLED): 1 - course.mean
+                    for key, course in trail.items()
+                    if key.startswith(DISTILLED)
+                }
+                for trail in trails
+            ]
+            if said := _left_out([left_out for left_out in runs if left_out]):
+                yield f"{who}: {said}"
 
     @property
     def missing(self) -> int:
@@ -142,14 +156,7 @@ class Ablation:
             idle = bool(trails) and all(MOVED in never(trail) for trail in trails)
             if (one.name, one.baseline) == (DEAN, FIXED) and not one.better and not idle:
                 said.append(f"The dean {_no_better(one)} fixed strength here.")
-        for name in (variant.name for variant in self.variants):
-            for stage, trails in self._trails(name).items():
-                shares = [trail[FALLBACK].mean for trail in trails if FALLBACK in trail]
-                if shares and fmean(shares) > 0:
-                    said.append(
-                        f"{_in(name, stage)}: {fmean(shares):.0%} of the strengths, in the mean over all "
-                        "steps, were the recipe's, for want of evidence that moving them helps."
-                    )
+        said += self._doubted()
         said += self._idle()
         said += self._spots()
         said += [f"FAILED {one.variant}, seed {one.seed}: {one.reason}" for one in self.failures]
@@ -180,10 +187,6 @@ def _left_out(runs: Sequence[Mapping[str, float]]) -> str:
         f"{shallow:.1%} of the samples were left out at {first}, the first spot, and {deep:.1%} at {last}, "
         f"the last before the logits; more at the first in {more} of {_runs(len(runs))}."
     )
-
-
-def _in(variant: str, stage: str) -> str:
-    return f"{variant}, in {stage}" if stage else variant
 
 
 def _runs(number: int) -> str:

@@ -72,8 +72,7 @@ def run_grid(
     Raises:
         StorageError: A page cannot be written; where that shows before the first run, none is begun.
     """
-    pages = {out / f"{recipe.name}.ablation.md", table or out / f"{recipe.name}.ablation.md"}
-    for path in pages:
+    for path in _pages(recipe.name, out, table):
         require_writable(path, TABLE, REMEDY)
     seeds = list(dict.fromkeys(job.seed for job in jobs))
     ablation = Ablation(
@@ -194,6 +193,12 @@ def _threads(at_once: int) -> int:
     return max(1, (usable or 1) // at_once)
 
 
+def _pages(recipe: str, out: Path, table: Path | None) -> set[Path]:
+    """Where the table goes: beside the artifacts, and where it was asked for."""
+    page = out / f"{recipe}.ablation.md"
+    return {page, table or page}
+
+
 def _write(ablation: Ablation, out: Path, table: Path | None) -> None:
     record = {
         "recipe": ablation.recipe,
@@ -220,9 +225,8 @@ def _write(ablation: Ablation, out: Path, table: Path | None) -> None:
         "versions": ablation.installed,
         "environment": ablation.environment,
     }
-    stem = f"{ablation.recipe}.ablation"
     text = json.dumps(record, indent=2) + "\n"
-    write_whole(out / f"{stem}.json", text, "the ablation's numbers", REMEDY)
+    write_whole(out / f"{ablation.recipe}.ablation.json", text, "the ablation's numbers", REMEDY)
     page = markdown(ablation)
-    for path in {out / f"{stem}.md", table or out / f"{stem}.md"}:
+    for path in _pages(ablation.recipe, out, table):
         write_whole(path, page, TABLE, REMEDY)

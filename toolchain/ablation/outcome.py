@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TESTED = "tested"
 # What is kept of a test.
-_TESTED = frozenset({"top1", "loss", "n", "precision", "data", "date"})
+_PARTS = frozenset({"top1", "loss", "n", "precision", "data", "date"})
 AS_SHIPPED, AS_TRAINED = "the file as shipped", "the network as its last training stage left it"
 
 
@@ -147,7 +147,7 @@ def _kept(path: Path) -> dict[str, Any]:
     """
     try:
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        wrong = sorted(_TESTED - kept.keys())
+        wrong = sorted(_PARTS - kept.keys())
     except (ValueError, AttributeError) as error:
         wrong = [" ".join(str(error).split())]
     if wrong:

@@ -31,6 +31,7 @@ from toolchain.dean.evidence import Evidence
 from toolchain.dean.gradients import term_gradients, trained
 from toolchain.dean.look_ahead import Ahead, look_ahead
 from toolchain.dean.network import FILE, PULL, DeanNetwork
+from toolchain.dean.requirements import require_all, require_held_out, require_replayed
 from toolchain.dean.state import Look, Memory, look
 from toolchain.distillation.controllers.controller import Stats, Steady, controller
 from toolchain.distillation.lessons import TASK, School
@@ -47,46 +48,6 @@ LOOK_BACK_STEPS = 50
 WINDOW = 6
 # Of a factor on the recipe's strength: with keep_sum it is divided by what it is multiplied with.
 UNMOVED = 1e-5
-
-
-def require_all(options: Mapping[str, Any], samples: int) -> None:
-    """Refuse a dean to load that is none, one to replay that is not named, and too few held-out samples.
-
-    Raises:
-        ConfigError: Says what is wrong with the file, or how many samples are needed.
-    """
-    require_replayed(options["frozen"], options["load"])
-    if options["load"] is not None:
-        with torch.random.fork_rng(devices=[]):  # this may be asked where nothing may be drawn
-            DeanNetwork.load(Path(options["load"]))
-    require_held_out(options, samples)
-
-
-def require_replayed(frozen: bool, load: str | Path | None) -> None:
-    """Refuse a frozen dean that no file is named of.
-
-    Raises:
-        ConfigError: It would have nothing to replay.
-    """
-    if frozen and load is None:
-        raise ConfigError(
-            "distil.controller_options.frozen: true without a dean to replay; accepted with load: a "
-            f"path to the {FILE} of an earlier run; set load, or take the controller fixed"
-        )
-
-
-def require_held_out(options: Mapping[str, Any], samples: int) -> None:
-    """Refuse a held-out part that has no batch of ``probe_size``; a frozen dean looks at none.
-
-    Raises:
-        ConfigError: Says how many samples are needed.
-    """
-    size = options["probe_size"]
-    if samples < size and not options["frozen"]:
-        raise ConfigError(
-            f"distil.controller_options.held_out: {samples} samples for the dean; accepted are at least "
-            f"{size}, a batch of probe_size {size}; hold out more, or probe less"
-        )
 
 
 @controller(

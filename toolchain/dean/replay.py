@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import ConfigError
-from toolchain.dean.controller import DeanController, require_all
+from toolchain.dean.controller import DeanController
+from toolchain.dean.requirements import require_all
 from toolchain.distillation.controllers.controller import Stats, Steady, controller
 from toolchain.distillation.lessons import TASK, School
 from toolchain.distillation.options import HeldOut

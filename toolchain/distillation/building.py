@@ -109,11 +109,11 @@ def check_names(config: Distil, *, in_network: bool = False) -> None:
             raise ConfigError(
                 f"distil.losses ({loss.loss}).teacher: {unknown(loss.teacher, known)}"
             )
-    keys = [(loss.loss, loss.spot, loss.student_spot, loss.teacher) for loss in config.losses]
-    for loss, key in zip(config.losses, keys, strict=True):
-        if keys.count(key) > 1:
+    terms = [_term_at(loss) for loss in config.losses]
+    for name, where, whose in terms:
+        if (times := terms.count((name, where, whose))) > 1:
             raise ConfigError(
-                f"distil.losses: {loss.loss} at {loss.spot} of {loss.teacher} given {keys.count(key)} times; "
+                f"distil.losses: {name} at {where} of {whose} given {times} times; "
                 "accepted is each loss once at a spot of a teacher; leave one out"
             )
     if controller.require_losses is not None:
@@ -126,6 +126,13 @@ def check_names(config: Distil, *, in_network: bool = False) -> None:
                 }
             )
         controller.require_losses(config)
+
+
+def _term_at(loss: DistilLoss) -> tuple[str, Spot, str]:
+    """What a term is called after: the loss, where the teacher is, or an exit starts, and the teacher."""
+    entry = LOSSES.look_up(loss.loss)
+    theirs, ours = both_spots(loss, entry)
+    return loss.loss, ours if entry.match == "exit" else theirs, loss.teacher
 
 
 def build_terms(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
 
 from deploy.errors import ConfigError
 from toolchain.distillation.config import Distil
@@ -28,13 +31,17 @@ class Teaching:
 
 def teachings(recipe: Recipe) -> list[Teaching]:
     """Where the recipe distils, in the order of its stages."""
-    found = []
-    for position, stage in enumerate(recipe.stages):
-        for field in type(stage).model_fields:
-            value = getattr(stage, field)
-            if isinstance(value, Distil):
-                found.append(Teaching(position, field, value))
-    return found
+    return teachings_in(recipe.stages)
+
+
+def teachings_in(stages: Sequence[BaseModel]) -> list[Teaching]:
+    """Where a chain distils, in the order of its stages."""
+    return [
+        Teaching(position, field, value)
+        for position, stage in enumerate(stages)
+        for field in type(stage).model_fields
+        if isinstance(value := getattr(stage, field), Distil)
+    ]
 
 
 def require_teachings(recipe: Recipe) -> list[Teaching]:
@@ -55,10 +62,10 @@ def require_teachings(recipe: Recipe) -> list[Teaching]:
 
 def placed(error: ConfigError, position: int, stage: StageConfig) -> ConfigError:
     """What a stage says of its ``distil`` section, with the stage's place in front."""
-    fields = [f for f in type(stage).model_fields if isinstance(getattr(stage, f), Distil)]
-    if not fields or not str(error).startswith("distil."):
+    found = teachings_in([stage])
+    if not found or not str(error).startswith("distil."):
         return error
-    return ConfigError(f"{place_of(position, stage, fields[0])}: {error}")
+    return ConfigError(f"{place_of(position, stage, found[0].field)}: {error}")
 
 
 def place_of(position: int, stage: StageConfig, field: str) -> str:

@@ -81,14 +81,8 @@ def report(config: Report, source: Artifact, out: Path, ctx: RunContext) -> dict
         student=numbers["student"],
         goals=recipe.goals.model_dump(exclude_none=True),
         stages=[
-            {
-                "name": made.stage,
-                "seconds": record_of(made)["seconds"],
-                "metrics": record_of(made)["metrics"],
-                "config": setting,
-                **({"log": _log_name(made)} if _logs(made) else {}),
-            }
-            for made, setting in zip(chain, settings, strict=False)  # not this one
+            _told(stage, setting)
+            for stage, setting in zip(chain, settings, strict=False)  # not this one
         ],
         environment=environment.record(),
         notes=[
@@ -111,6 +105,19 @@ def report(config: Report, source: Artifact, out: Path, ctx: RunContext) -> dict
     )
     write_report(made, out)
     return {"top1": numbers["student"]["top1"], "top1_teacher": numbers["teacher"]["top1"]}
+
+
+def _told(made: Artifact, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report says of a stage."""
+    record = record_of(made)
+    log = {"log": _log_name(made)} if _logs(made) else {}
+    return {
+        "name": made.stage,
+        "seconds": record["seconds"],
+        "metrics": record["metrics"],
+        "config": config,
+        **log,
+    }
 
 
 def _other_targets(recipe: Recipe) -> list[str]:

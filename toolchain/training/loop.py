@@ -7,7 +7,6 @@ augmentation depend on (seed, epoch, step) only, and the checkpoint holds the re
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -164,7 +163,6 @@ class _Loop:
         self._every = list({id(p): p for ps in self._parameters for p in ps}.values())
         self._average = None if config.ema is None else WeightAverage(network, config.ema)
         self._tally = Tally(names, precision.device_type)
-        self._steepest = torch.zeros((), device=precision.device)  # the largest norm so far
         self._trail = Trail()
         self._counters = Counters()
         self._checkpoint = Checkpoint(
@@ -246,16 +244,16 @@ class _Loop:
                 loss, terms = update.loss(batch)
             # Only what this update moves gets a gradient: shared tensors stay clean of it.
             self._accelerator.backward(loss, inputs=parameters)
+            norm = None
             if self._config.clip_norm is not None:
                 norm = self._accelerator.clip_grad_norm_(parameters, self._config.clip_norm)
-                self._steepest = torch.maximum(self._steepest, norm.detach())
             with update.guard() if update.guard is not None else nullcontext():
                 optimizer.step()
             for parameter in self._every:
                 parameter.grad = None
             if update.after is not None:
                 update.after()
-            self._tally.note(update.name, loss, terms)
+            self._tally.note(update.name, loss, terms, norm)
         if self._average is not None:
             self._average.update(step)
         self._counters.step += 1
@@ -290,10 +288,8 @@ class _Loop:
         """
         found = self._tally.look()
         if found is not None:
-            steps_ago, loss = found
-            self._stop(self._counters.step - steps_ago, f"loss is {loss}")
-        if not math.isfinite(steepest := self._steepest.item()):
-            self._stop(self._counters.step, f"the gradient's norm is {steepest}")
+            steps_ago, what = found
+            self._stop(self._counters.step - steps_ago, what)
 
     def _stop(self, step: int, what: str) -> NoReturn:
         kept = self._checkpoint.path if self._checkpoint.path.exists() else "none yet"

@@ -1,4 +1,4 @@
-"""The losses of an epoch: their means, and whether one was not finite, looked at now and then.
+"""The losses of an epoch: their means, and whether one or its gradient was not finite, seen now and then.
 
 On a GPU, reading a loss waits for the device, so steps are noted as tensors and read many at a time.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 
 # Steps between two looks on a GPU; a CPU has nothing to wait for.
 LOOK_EVERY_STEPS_GPU = 20
+_NORM = "norm of the gradient"
 
 
 class Tally:
@@ -30,28 +31,40 @@ class Tally:
         self._unread: list[dict[str, float | Tensor]] = []  # one of each update and step
         self._sums: dict[str, float] = {}
 
-    def note(self, update: str, loss: Tensor, terms: Mapping[str, float | Tensor]) -> None:
-        """Keep what an update saw, without waiting for the device."""
+    def note(
+        self,
+        update: str,
+        loss: Tensor,
+        terms: Mapping[str, float | Tensor],
+        norm: Tensor | None = None,
+    ) -> None:
+        """Keep what an update saw, and its gradient's norm, without waiting for the device."""
         prefix = self._prefixes[update]
-        noted = {"loss": loss, **terms}
-        self._unread.append({prefix + name: _detached(value) for name, value in noted.items()})
+        noted = {prefix + name: value for name, value in {"loss": loss, **terms}.items()}
+        if norm is not None:
+            noted[_NORM] = norm
+        self._unread.append({name: _detached(value) for name, value in noted.items()})
 
     def due(self, step: int) -> bool:
         """Whether it is time to look after this many steps."""
         return step % self._every == 0
 
-    def look(self) -> tuple[int, float] | None:
-        """Read what was noted; a loss that is not finite, and how many steps ago that was.
+    def look(self) -> tuple[int, str] | None:
+        """Read what was noted; what was not finite, a loss or a norm, and how many steps ago that was.
 
         Terms after such a loss are not counted.
         """
         unread, self._unread = self._unread, []
         for position, numbers in enumerate(read(unread)):
+            norm = numbers.pop(_NORM, 0.0)
             for name, value in numbers.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
             loss = next(iter(numbers.values()))
+            steps_ago = (len(unread) - 1 - position) // len(self._prefixes)
             if not math.isfinite(loss):
-                return (len(unread) - 1 - position) // len(self._prefixes), loss
+                return steps_ago, f"loss is {loss}"
+            if not math.isfinite(norm):  # by such a norm a gradient is clipped to zero
+                return steps_ago, f"the gradient's norm is {norm}"
         return None
 
     def means(self, steps: int) -> dict[str, float]:

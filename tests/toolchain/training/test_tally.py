@@ -50,9 +50,17 @@ def test_a_loss_that_is_not_finite_is_found_in_its_step(updates: list[str], valu
                     bad = (step, number) == (bad_step, bad_update)
                     tally.note(update, torch.tensor(value if bad else 1.0), {})
             found = tally.look()
-            assert found is not None
-            assert found[0] == 3 - bad_step
-            assert found[1] == value or math.isnan(value)
+            assert found == (3 - bad_step, f"loss is {value}")
+
+
+@pytest.mark.parametrize("updates", [["a"], ["a", "b"]])
+def test_a_norm_that_is_not_finite_is_found_in_its_step_and_is_no_term(updates: list[str]) -> None:
+    tally = Tally(updates, "cuda")
+    for step in range(4):
+        for update in updates:
+            tally.note(update, torch.tensor(1.0), {}, torch.tensor(math.inf if step == 1 else 5.0))
+    assert tally.look() == (2, "the gradient's norm is inf")
+    assert not any("norm" in name for name in tally.means(1))
 
 
 def test_several_updates_have_their_names_before_their_terms() -> None:
